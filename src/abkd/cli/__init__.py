@@ -1,0 +1,87 @@
+"""The command line: `abkd train`, `compare`, `eval`, `validate`, `methods`, `demo`.
+
+One file a subcommand, each thin: it reads a recipe, calls a room below, and prints. Exit codes: 0 done; 1 a run
+failed; 2 bad usage or recipe; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["main"]
+
+_HELP = """Knowledge distillation with the alpha-beta-divergence, and the methods it is compared with.
+
+A recipe (YAML) says which teacher, student, data and method; every value can be overridden on the
+command line by its dotted path: abkd train recipe.yaml divergence.alpha=0.3
+
+Exit codes: 0 done; 1 a run failed; 2 bad usage or recipe; 130 stopped by Ctrl-C.
+"""
+
+
+def commands() -> dict[str, Callable[..., None]]:
+    """Every subcommand, in the order of the help."""
+    from . import _compare, _demo, _eval, _methods, _train, _validate
+
+    return {
+        "demo": _demo.demo,
+        "train": _train.train,
+        "compare": _compare.compare,
+        "eval": _eval.evaluate,
+        "validate": _validate.validate,
+        "methods": _methods.methods,
+    }
+
+
+def application() -> typer.Typer:
+    """The typer application that holds every subcommand."""
+    import typer
+
+    from ._console import guarded
+
+    app = typer.Typer(
+        name="abkd",
+        help=_HELP,
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_top)
+    for name, function in commands().items():
+        app.command(name)(guarded(function))
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: The words after `abkd`; those of this process if None.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        app = application()
+    except ImportError as error:
+        print(f'abkd: the command line needs {error.name}: pip install "abkd[engine]"', file=sys.stderr)
+        return 2
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="abkd")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+def _top() -> None:
+    """The options before a subcommand: none but --help."""
+
+
+_top.__doc__ = _HELP

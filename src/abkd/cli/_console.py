@@ -1,0 +1,64 @@
+"""What the subcommands share: two consoles, and one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec
+
+from rich.console import Console
+
+from abkd.errors import AbkdError
+
+Arguments = ParamSpec("Arguments")
+
+INTERRUPTED = 130
+
+
+def out() -> Console:
+    """The console for results, on standard output; made when used, so that redirection is seen."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """The console for progress and errors, on standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def plain(text: str) -> None:
+    """Print to standard output without any markup or wrapping."""
+    out().print(text, markup=False, soft_wrap=True)
+
+
+def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """The command with AbkdError turned into its message and exit code, and Ctrl-C into advice and 130."""
+
+    @functools.wraps(command)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except AbkdError as error:
+            err().print(str(error), style="red", markup=False, soft_wrap=True)
+            raise SystemExit(error.exit_code) from None
+        except KeyboardInterrupt:
+            err().print(f"\nStopped. {_advice()}", markup=False, soft_wrap=True)
+            raise SystemExit(INTERRUPTED) from None
+
+    return run
+
+
+def _advice() -> str:
+    """How to go on after an interruption, from the words that started this process."""
+    words = sys.argv[1:]
+    if not words or words[0] not in {"train", "compare", "demo"}:
+        return "Nothing was left half done."
+    kept = [word for word in words if word not in {"--overwrite", "--resume"}]
+    return f"Finished runs and checkpoints are kept; go on with: abkd {shlex.join([*kept, '--resume'])}"
+
+
+def folder_of(output: Path | None, default: str) -> Path:
+    """The folder to write to: the option, or the recipe's own."""
+    return output if output is not None else Path(default)

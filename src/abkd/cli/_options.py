@@ -1,0 +1,36 @@
+"""Arguments and options that several subcommands have, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A YAML file, or the name of a recipe that comes with abkd, such as quickstart/image.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Values to set, by dotted path, read as YAML: divergence.alpha=0.3 seeds=[1,2]",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FOLDER", help="Where to write; default: the recipe's output."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Keep finished runs and go on from the newest whole checkpoint.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what the folder holds, and start anew.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Two steps of every method on made-up images of the right size; keep nothing."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]

@@ -1,0 +1,139 @@
+"""Checking the `training` section against transformers' TrainingArguments, before anything is built."""
+
+from __future__ import annotations
+
+import enum
+import typing
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from abkd.errors import MissingPackageError, nearest
+
+from ._faults import show
+
+# Set by other parts of a recipe; a second place to write them would be a place to contradict them.
+_ELSEWHERE = {
+    "output_dir": "output",
+    "seed": "seeds",
+    "data_seed": "seeds",
+    "method": "method",
+    "loss": "loss",
+    "divergence": "divergence",
+    "resume_from_checkpoint": "the option --resume",
+    "do_train": "the command",
+    "do_eval": "the command",
+    "do_predict": "the command",
+    "local_rank": "the launcher",
+}
+# The least value that makes sense, and whether it may be reached.
+_LEAST: dict[str, tuple[float, bool]] = {
+    "learning_rate": (0, False),
+    "num_train_epochs": (0, False),
+    "per_device_train_batch_size": (1, True),
+    "per_device_eval_batch_size": (1, True),
+    "gradient_accumulation_steps": (1, True),
+    "weight_decay": (0, True),
+    "momentum": (0, True),
+    "max_grad_norm": (0, True),
+    "warmup_steps": (0, True),
+    "dataloader_num_workers": (0, True),
+}
+
+
+def check_training(training: Mapping[str, Any], path: str) -> tuple[dict[str, Any], list[str]]:
+    """The section with its values in the declared types, and one line a fault.
+
+    Args:
+        training: Keys and values as written.
+        path: Where the section stands in the recipe, `training` or `teacher.training`.
+
+    Raises:
+        MissingPackageError: transformers is not installed.
+    """
+    kinds = _kinds()
+    allowed = [name for name in kinds if name not in _ELSEWHERE]
+    checked: dict[str, Any] = {}
+    faults: list[str] = []
+    for key, value in training.items():
+        if key in _ELSEWHERE:
+            faults.append(f"{path}.{key}: set by {_ELSEWHERE[key]}, not here")
+        elif key not in kinds:
+            faults.append(f"{path}.{key}: no such key; {_nearest_few(key, allowed)}")
+        else:
+            value, fault = _check_value(key, value, kinds[key])
+            checked[key] = value
+            if fault:
+                faults.append(f"{path}.{key}: {fault}")
+    return checked, faults
+
+
+def _check_value(key: str, value: Any, kind: Any) -> tuple[Any, str | None]:
+    """The value in its declared type, or what is wrong with it."""
+    choices = _choices(kind)
+    if choices and isinstance(value, str):
+        return (value, None) if value in choices else (value, f"got {value!r}; {nearest(value, choices)}")
+    if isinstance(value, bool) and bool not in _members(kind):
+        return value, f"expected a number or a name, got {value}"
+    if isinstance(value, str) and not {str, bool} & set(_members(kind)) and kind is not Any:
+        return value, f"expected {_in_words(kind)}, got {value!r}"
+    try:
+        result = _adapter(kind).validate_python(value)
+    except ValidationError:
+        return value, f"expected {_in_words(kind)}, got {show(value)}"
+    least = _LEAST.get(key)
+    if least and isinstance(result, (int, float)) and (result < least[0] or (result == least[0] and not least[1])):
+        return value, f"expected {'at least' if least[1] else 'more than'} {least[0]:g}, got {value}"
+    if isinstance(result, float) and result != result:
+        return value, "expected a number, got nan"
+    return result, None
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """The declared type of every argument of the image trainer's DistillationConfig."""
+    try:
+        from abkd.image import DistillationConfig
+    except ImportError as error:
+        raise MissingPackageError('training needs transformers: pip install "abkd[image]"') from error
+    hints = typing.get_type_hints(DistillationConfig)
+    return {field.name: hints[field.name] for field in fields(DistillationConfig) if field.init}
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticSchemaGenerationError:
+        return TypeAdapter(Any)
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, or the type itself."""
+    inner = typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    if inner and origin not in (list, dict, tuple):
+        return tuple(member for part in inner for member in _members(part))
+    return (origin or kind,)
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values of the enumeration in a type, if there is one."""
+    for member in _members(kind):
+        if isinstance(member, type) and issubclass(member, enum.Enum):
+            return [str(choice.value) for choice in member]
+    return []
+
+
+def _in_words(kind: Any) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words |= {list: "a list", dict: "a mapping"}
+    return " or ".join(words.get(member, str(member)) for member in _members(kind))
+
+
+def _nearest_few(key: str, allowed: list[str]) -> str:
+    """The nearest argument by name, without the hundred others."""
+    guess = nearest(key, allowed).split("Known:")[0].strip()
+    return f"{guess or 'none is near;'} see abkd.image.DistillationConfig".replace("? see", "? See")

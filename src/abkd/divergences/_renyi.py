@@ -1,0 +1,71 @@
+"""Renyi."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from abkd.divergences._arithmetic import alpha_beta_f, alpha_beta_u
+from abkd.divergences._base import Divergence, checked_number
+
+
+@dataclass(frozen=True, eq=False)
+class Renyi(Divergence):
+    """Renyi divergence of a given order, `1/(order - 1) log sum_k p^order q^(1 - order)`.
+
+    Not a sum over classes but a function of one: with `A` the alpha-divergence `AlphaBeta(order, 1 - order)`,
+    `sum_k p^order q^(1 - order) = 1 + order (order - 1) A`. `f` and `u` are those of `A`.
+
+    Args:
+        order: above 0; 1 is forward KL, 1/2 is -2 log of the Bhattacharyya coefficient.
+
+    Range: [0, inf). Infinite where the student rules out a class and order >= 1.
+
+    Raises:
+        InputError: order <= 0.
+
+    References:
+        Renyi (1961), Proc. 4th Berkeley Symposium 1, eq. 3.3; van Erven, Harremoes (2014), arXiv 1206.2459, eq. 8.
+    """
+
+    order: float = 0.5
+    key: ClassVar[str] = "renyi"
+
+    def __post_init__(self) -> None:
+        order = checked_number(self, "order", self.order, "above 0", lambda value: value > 0)
+        object.__setattr__(self, "order", order)
+
+    @property
+    def name(self) -> str:
+        return f"Renyi of order {self.order:g}"
+
+    @property
+    def separable(self) -> bool:
+        return False
+
+    @property
+    def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
+        return True, self.order < 1
+
+    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        return alpha_beta_f(lp, lq, x, self.order, 1 - self.order)
+
+    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        return alpha_beta_u(lp, lq, x, self.order, 1 - self.order)
+
+    def rows(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        a = self.order
+        inner, u = super().rows(lp, lq, x)
+        excess = a * (a - 1) * inner  # sum p^a q^(1-a) - 1
+        if a == 1:
+            return inner, u
+        near, near_u = torch.log1p(excess) / (a - 1), a * u / (1 + excess).unsqueeze(-1)
+        # Far apart the sum overflows, or cancels down to nothing; its logarithm does neither. There
+        # u = -softmax(log of the summands), to which a multiple of q may be added: q - softmax.
+        logs = a * lp + (1 - a) * lq
+        far, far_u = torch.logsumexp(logs, -1) / (a - 1), torch.exp(lq) - torch.softmax(logs, -1)
+        close = excess.abs() < 0.5
+        return torch.where(close, near, far), torch.where(close.unsqueeze(-1), near_u, far_u)

@@ -1,0 +1,52 @@
+"""Skewed reverse KL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from abkd.divergences._arithmetic import forward_kl_f, log_ratio_to_mixture, mixture
+from abkd.divergences._base import Divergence, checked_number
+
+
+@dataclass(frozen=True, eq=False)
+class SkewReverseKL(Divergence):
+    """Skewed reverse KL, `KL(q || m)` with `m = skew q + (1 - skew) p`.
+
+    Args:
+        skew: the student's share of the mixture, in (0, 1); as it nears 0, D nears `ReverseKL()`.
+
+    Range: [0, -log skew]. Always finite.
+
+    Raises:
+        InputError: skew outside (0, 1).
+
+    References:
+        DistiLLM, Ko et al. (2024), arXiv 2402.03898, eq. 5 (there with skew 0.1).
+    """
+
+    skew: float = 0.1
+    key: ClassVar[str] = "skew_reverse_kl"
+
+    def __post_init__(self) -> None:
+        skew = checked_number(self, "skew", self.skew, "in (0, 1); for 0 use ReverseKL()", lambda value: 0 < value < 1)
+        object.__setattr__(self, "skew", skew)
+
+    @property
+    def name(self) -> str:
+        return f"skewed reverse KL ({self.skew:g})"
+
+    @property
+    def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
+        return True, True
+
+    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        lm, _, to_q = mixture(lp, lq, x, 1 - self.skew)
+        return forward_kl_f(lq, lm, to_q)
+
+    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        to_q = log_ratio_to_mixture(-x, self.skew)
+        return torch.exp(lq) * (to_q - self.skew * torch.expm1(to_q))

@@ -1,0 +1,88 @@
+"""Weighted sums of divergences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import and_
+from typing import ClassVar
+
+from torch import Tensor
+
+from abkd.divergences._base import Divergence
+from abkd.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedSum(Divergence):
+    """A weighted sum of divergences, `sum_i w_i D_i(p || q)`, written `0.5 * ForwardKL() + 0.5 * ReverseKL()`.
+
+    Args:
+        terms: pairs of a weight (>= 0, finite) and a divergence.
+
+    Range: [0, inf), finite where every term is.
+
+    Raises:
+        InputError: no terms, or a weight that is negative or not finite.
+    """
+
+    terms: tuple[tuple[float, Divergence], ...]
+    key: ClassVar[str] = "weighted_sum"
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise InputError("WeightedSum.terms: expected at least one pair (weight, divergence), got none")
+        for weight, divergence in self.terms:
+            if not (math.isfinite(weight) and weight >= 0):
+                raise InputError(f"WeightedSum: expected a finite weight >= 0 for {divergence.name}, got {weight}")
+
+    @staticmethod
+    def of(*terms: tuple[float, Divergence]) -> WeightedSum:
+        """The sum of these terms, with the sums among them spread out."""
+        flat: list[tuple[float, Divergence]] = []
+        for weight, divergence in terms:
+            if isinstance(divergence, WeightedSum):
+                flat.extend((weight * inner, member) for inner, member in divergence.terms)
+            else:
+                flat.append((weight, divergence))
+        return WeightedSum(tuple(flat))
+
+    @property
+    def name(self) -> str:
+        return " + ".join(f"{weight:g} x {divergence.name}" for weight, divergence in self.terms)
+
+    @property
+    def separable(self) -> bool:
+        return all(divergence.separable for _, divergence in self.terms)
+
+    @property
+    def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
+        teacher, student = zip(*(divergence.allows_zeros for _, divergence in self.terms), strict=True)
+        return reduce(and_, teacher), reduce(and_, student)
+
+    def on(self, like: Tensor) -> WeightedSum:
+        return WeightedSum(tuple((weight, divergence.on(like)) for weight, divergence in self.terms))
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for _, divergence in self.terms:
+            yield from divergence.tensors()
+
+    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        return _total([weight * divergence.f(lp, lq, x) for weight, divergence in self.terms])
+
+    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        return _total([weight * divergence.u(lp, lq, x) for weight, divergence in self.terms])
+
+    def rows(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        values, derivatives = zip(*(divergence.rows(lp, lq, x) for _, divergence in self.terms), strict=True)
+        weights = [weight for weight, _ in self.terms]
+        return (
+            _total([weight * value for weight, value in zip(weights, values, strict=True)]),
+            _total([weight * u for weight, u in zip(weights, derivatives, strict=True)]),
+        )
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return reduce(lambda a, b: a + b, parts)

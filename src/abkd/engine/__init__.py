@@ -1,0 +1,32 @@
+"""What all trainers share: transformers' Trainer made exact, schedules, run folder, log, progress bar."""
+
+from importlib.util import find_spec
+
+from abkd.errors import MissingPackageError
+
+for _package in ("transformers", "accelerate", "safetensors", "rich"):
+    if find_spec(_package) is None:
+        raise MissingPackageError(f'training needs the package {_package}: pip install "abkd[image]"')
+
+from ._best import BestWeights  # noqa: E402
+from ._callbacks import MetricsLog  # noqa: E402
+from ._environment import environment  # noqa: E402
+from ._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
+from ._run_folder import RunFolder  # noqa: E402
+from ._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
+from ._trainer import EngineTrainer, TrainingError  # noqa: E402
+
+__all__ = [
+    "BestWeights",
+    "EngineTrainer",
+    "MetricsLog",
+    "ProgressBar",
+    "ProgressCallback",
+    "Report",
+    "RunFolder",
+    "Schedule",
+    "TrainingError",
+    "as_schedule",
+    "environment",
+    "is_schedule",
+]

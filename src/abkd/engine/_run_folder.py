@@ -1,0 +1,139 @@
+"""The folder of one run: what lies where, and the rule that nothing in it is overwritten unasked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abkd.engine._environment import environment
+from abkd.errors import CorruptFileError, InputError, RunExistsError
+from abkd.storage import atomic_write_json, newest_complete, read_json
+
+RUN_FILE = "run.json"
+_FILES = (RUN_FILE, "environment.json", "metrics.jsonl", "result.json")
+_FOLDERS = ("checkpoints", "best", "last")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    `run.json` holds the settings, `environment.json` versions and machine, `metrics.jsonl` one line a logged
+    step, `checkpoints/` what a resumed run starts from, `best/` and `last/` the models, and `result.json`,
+    written last, what was measured.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> RunFolder:
+        """Open a folder for a run with these settings (plain data).
+
+        An absent or empty folder is started. A folder that holds a run needs `resume` (its settings must be
+        the same) or `overwrite` (the files of the old run are removed, nothing else is).
+
+        Raises:
+            RunExistsError: the folder holds a run, and neither was given.
+            InputError: both were given; the folder holds other files but no run; the settings differ.
+        """
+        root = Path(path)
+        if resume and overwrite:
+            raise InputError("resume and overwrite exclude each other: choose one")
+        if root.exists() and not root.is_dir():
+            raise InputError(f"{root}: expected a folder for the run, found a file")
+        run = cls(root)
+        if not run.holds_run():
+            if root.is_dir() and any(not _is_ours(entry.name) for entry in root.iterdir()):
+                raise InputError(f"{root}: holds files but no run; choose an empty or new folder")
+        elif resume:
+            run._check_same(settings)
+            return run
+        elif overwrite:
+            run._clear()
+        else:
+            raise RunExistsError(
+                f"{root}: already holds a run; resume it (--resume), overwrite it (--overwrite), "
+                "or choose another folder"
+            )
+        root.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(root / "environment.json", environment())
+        atomic_write_json(root / RUN_FILE, settings)
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The log, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result_path(self) -> Path:
+        """What was measured; absent until the run is finished."""
+        return self.path / "result.json"
+
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return (self.path / RUN_FILE).is_file()
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that the run was started with."""
+        return read_json(self.path / RUN_FILE)
+
+    def result(self) -> dict[str, Any] | None:
+        """What the finished run measured, or None."""
+        return read_json(self.result_path) if self.result_path.is_file() else None
+
+    def write_result(self, value: Mapping[str, Any]) -> None:
+        """Write what was measured; this marks the run as finished."""
+        atomic_write_json(self.result_path, value)
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole, or None."""
+        return newest_complete(self.checkpoints)
+
+    def _check_same(self, settings: Mapping[str, Any]) -> None:
+        stored = self.settings()
+        if not isinstance(stored, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CorruptFileError(f"{self.path / RUN_FILE}: expected an object with the run's settings")
+        differing = sorted(_differences(stored, dict(settings)))
+        if differing:
+            raise InputError(
+                f"{self.path}: cannot resume, the run there was started with other settings: "
+                f"{'; '.join(differing)}. Restore them, or overwrite the run"
+            )
+
+    def _clear(self) -> None:
+        for name in _FILES[::-1]:
+            (self.path / name).unlink(missing_ok=True)
+        for name in _FOLDERS:
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
+
+
+def _is_ours(name: str) -> bool:
+    """Left by a run that was killed while it was starting; or hidden, and no business of ours."""
+    return name.startswith(".") or name in _FILES
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: list[str] = []
+        for key in {*old, *new}:
+            found += _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        return found
+    return [] if old == new else [f"{path} was {old!r}, now {new!r}"]

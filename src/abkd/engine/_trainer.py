@@ -1,0 +1,264 @@
+"""transformers' Trainer with exact resumption, whole checkpoints, and a loss independent of batching."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.trainer import Trainer
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import TrainOutput
+
+from abkd.engine._best import BestWeights
+from abkd.engine._callbacks import EpochCallback
+from abkd.engine._checkpoint import check_fits, checkpoint_to_resume, read_progress, write_progress
+from abkd.errors import AbkdError, InputError
+from abkd.storage import write_manifest
+from abkd.storage._atomic import STAGED_PREFIX, replace_folder
+
+_STATE_FILE = "trainer_state.json"
+
+
+class TrainingError(AbkdError):
+    """A training that cannot go on: its loss is no longer a number."""
+
+
+class EngineTrainer(Trainer):
+    """What the image and the language trainer share. A subclass says what the loss is and what it is a mean
+    over.
+
+    The loss of a step is the mean over all items (images, tokens) of the step, whatever their division into
+    accumulation steps and ranks. A checkpoint is written under a temporary name, with checksums, and then
+    renamed; it holds the best weights so far and the running sum of the loss, so that a run that was killed
+    and resumed ends with the same bits as one that was not. A loss that is not finite ends the training.
+
+    Args:
+        model: the student.
+        args: transformers' training arguments.
+        train_dataset, eval_dataset: may each be None; must not be empty.
+        select_by: the metric by which `best` is chosen, or None to keep no best weights.
+        larger_is_better: its direction, for a metric that this library does not know.
+        **options: of transformers' Trainer.
+
+    Raises:
+        InputError: an empty data set, or batches larger than the data where incomplete batches are dropped.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: Any,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        select_by: str | None = None,
+        larger_is_better: bool | None = None,
+        **options: Any,
+    ) -> None:
+        _check_filled("train_dataset", train_dataset)
+        _check_filled("eval_dataset", eval_dataset)
+        _check_batches(args, train_dataset)
+        self.best = None if select_by is None else BestWeights(select_by, larger_is_better)
+        self._staging: Path | None = None
+        self._resumed: dict[str, Any] | None = None
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_loss_func=_normalised_here,
+            **options,
+        )
+        self.remove_callback(PrinterCallback)
+        self.callback_handler.callbacks.insert(1, EpochCallback(self))
+
+    # What a subclass defines.
+
+    def count_items(self, batch: Any) -> int:
+        """How many items (images, tokens) the loss of a batch is a mean over."""
+        raise NotImplementedError
+
+    def mean_loss(self, model: nn.Module, inputs: Any) -> tuple[Tensor, Any]:
+        """The mean loss over the items of a batch, and the model's output."""
+        raise NotImplementedError
+
+    # The loss, normalised once over everything that makes up a step.
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """The batches of a step and the number of items in all of them, on all ranks."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.tensor(sum(self.count_items(batch) for batch in batches), device=device)
+        if self.args.world_size > 1:
+            count = torch.sum(cast("Tensor", self.accelerator.gather(count.reshape(1))))
+        return batches, int(count)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The batch's part in the mean loss over the whole step; its own mean without `num_items_in_batch`."""
+        loss, outputs = self.mean_loss(model, inputs)
+        if num_items_in_batch is not None:
+            # Ranks average their gradients, so each part is scaled up by their number.
+            loss = loss * (self.count_items(inputs) * self.args.world_size / num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One forward and backward pass.
+
+        Raises:
+            TrainingError: the loss is NaN or infinite.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(self.not_finite(f"the loss is {loss.item()}"))
+        return loss
+
+    def not_finite(self, what: str) -> str:
+        """The message for a training that left the finite numbers."""
+        return (
+            f"training stopped at step {self.state.global_step + 1} "
+            f"(epoch {self.state.epoch or 0:.2f}): {what}; lower learning_rate or the weights of the loss, set max_grad_norm, or check the data"
+        )
+
+    # Resumption and checkpoints.
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train; see transformers' Trainer.
+
+        Args:
+            resume_from_checkpoint: True for the newest complete checkpoint in `args.output_dir`
+                (half-written or damaged ones are passed over), or the path of one.
+            trial: of a hyper-parameter search.
+            ignore_keys_for_eval: keys of the model's output to leave out in evaluation.
+
+        Raises:
+            InputError: there is nothing to resume from, or the checkpoint is of another model.
+            CorruptFileError: the checkpoint named is not whole.
+            TrainingError: the loss is NaN or infinite.
+        """
+        folder = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir))
+        self._resumed = None
+        if self.best is not None:
+            self.best.clear()
+        if folder is not None:
+            check_fits(folder, cast("nn.Module", self.model))
+            self._resumed = read_progress(folder)
+            if self._resumed is not None and self.best is not None:
+                self.best.load(folder, self._resumed["best"])
+        return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+
+    def restore_progress(self) -> None:
+        """Restore the sum of the losses since the last log, so that a resumed run logs the same numbers."""
+        if self._resumed is not None:
+            self._tr_loss += self._resumed["loss_sum"]
+            self._globalstep_last_logged = self._resumed["last_logged_step"]
+
+    def offer_best(self, metrics: dict[str, float]) -> None:
+        """Keep the present weights if these metrics are the best so far."""
+        if self.best is not None:
+            self.best.offer(
+                metrics,
+                self.accelerator.unwrap_model(self.model),
+                self.state.epoch or 0.0,
+                self.state.global_step,
+            )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write under a temporary name, then rename; older checkpoints go only after that."""
+        root = Path(self._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        staging = root / f"{STAGED_PREFIX}{name}"
+        if self.args.should_save and staging.exists():
+            shutil.rmtree(staging)
+        self.accelerator.wait_for_everyone()
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._complete(staging / name, root / name)
+            shutil.rmtree(staging)
+            self._drop_old(root)
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(root / name))
+        self.accelerator.wait_for_everyone()
+
+    def _complete(self, staged: Path, final: Path) -> None:
+        (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+        best_path = self.state.best_model_checkpoint
+        if best_path is not None and Path(best_path) == staged:
+            self.state.best_model_checkpoint = str(final)
+            self.state.save_to_json(str(staged / _STATE_FILE))
+        write_progress(
+            staged,
+            {
+                "loss_sum": float(self._tr_loss),
+                "last_logged_step": self._globalstep_last_logged,
+                "best": None if self.best is None else self.best.save(staged),
+            },
+        )
+        write_manifest(staged)
+        replace_folder(staged, final)
+
+    def _drop_old(self, root: Path) -> None:
+        """Keep the newest `save_total_limit` checkpoints, and the one transformers calls the best."""
+        limit = self.args.save_total_limit
+        if limit is None or limit <= 0:
+            return
+        found = [
+            path for path in root.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
+        ]
+        found.sort(key=lambda path: int(path.name.removeprefix("checkpoint-")))
+        for path in found[:-limit]:
+            if str(path) != self.state.best_model_checkpoint:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Called by transformers on the staged folder, which is renamed first and pushed after that."""
+
+
+def _normalised_here(*_: Any, **__: Any) -> Tensor:
+    """Tells transformers not to divide the loss again; `compute_loss` above never calls it."""
+    raise InputError("EngineTrainer computes its loss itself")
+
+
+def _check_filled(name: str, data: Any) -> None:
+    if data is not None and hasattr(data, "__len__") and len(data) == 0:
+        raise InputError(f"{name} is empty: expected at least one sample")
+
+
+def _check_batches(args: Any, data: Any) -> None:
+    if args.dataloader_drop_last and data is not None and hasattr(data, "__len__"):
+        batch = args.per_device_train_batch_size * max(args.world_size, 1)
+        if len(data) < batch:
+            raise InputError(
+                f"train_dataset has {len(data)} samples, fewer than one batch of {batch}, and "
+                "dataloader_drop_last drops incomplete batches: lower per_device_train_batch_size"
+            )
+    if args.dataloader_persistent_workers and args.dataloader_num_workers > 0 and hasattr(data, "set_epoch"):
+        raise InputError(
+            "dataloader_persistent_workers keeps copies of the data set that never learn of a new epoch; "
+            "leave it off for data whose augmentation depends on the epoch"
+        )

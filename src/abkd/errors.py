@@ -1,0 +1,61 @@
+"""The errors that abkd raises on purpose, and the exit code that the command line gives each.
+
+Every message says what was expected, what came, and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class AbkdError(Exception):
+    """Root of every error that abkd raises on purpose; the command line exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class InputError(AbkdError, ValueError):
+    """An argument or a tensor that cannot be used as given."""
+
+    exit_code = 2
+
+
+class InfiniteDivergenceError(InputError):
+    """The divergence of these two distributions is infinite: one rules out what the other allows."""
+
+    exit_code = 1
+
+
+class RecipeError(InputError):
+    """A recipe that cannot be run. `problems` holds one line a fault, each opening with the field's path."""
+
+    def __init__(self, problems: Sequence[str], source: str = "recipe") -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"{source}: {problem}" for problem in self.problems))
+        self.source = source
+
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[tuple[str, ...], str]]:
+        return type(self), (self.problems, self.source)
+
+
+class RunExistsError(InputError):
+    """A run folder that already holds a run, met without being told to resume or to overwrite it."""
+
+
+class MissingPackageError(AbkdError, ImportError):
+    """An optional package is needed; the message names the command that installs it."""
+
+    exit_code = 2
+
+
+class CorruptFileError(AbkdError):
+    """A file that does not match its checksum, or is not whole."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A tail for an error message: ", did you mean 'x'?" and what is known, for a name that is not."""
+    names = sorted(known)
+    close = get_close_matches(word, names, n=1, cutoff=0.5)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return f"{guess}Known: {', '.join(names)}"

@@ -1,0 +1,71 @@
+"""Two models' log-probabilities and their difference, as accurately as the logits allow."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from abkd.divergences._arithmetic import RULED_OUT
+
+
+class Pair(NamedTuple):
+    """Two distributions over (..., V), as a divergence and its pull-back want them.
+
+    Log 0 is the finite `RULED_OUT`; classes that both models rule out stand as equal, with q = 0.
+    """
+
+    lp: Tensor
+    lq: Tensor
+    x: Tensor
+    """`lp - lq`, known better than by that difference."""
+    q: Tensor
+    teacher_zero: Tensor
+    """Where the teacher alone rules a class out."""
+    student_zero: Tensor
+    """Where the student alone does."""
+
+
+def log_pair(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
+    """Log-softmax of both logits at a temperature, and their difference.
+
+    The difference is taken of the logits, not of the log-probabilities, and the log-sum is `log1p` of the sum
+    without the maximum, so that near-equal rows keep their digits. Where p and q nearly agree, x is shifted so
+    that p = q exp(x) sums to 1 again.
+
+    Args:
+        student: (..., V), float32 or float64; -inf rules a class out.
+        teacher: likewise.
+        temperature: above 0.
+    """
+    student_zero, teacher_zero = student == -torch.inf, teacher == -torch.inf
+    lq, student_max, student_log_sum = _log_softmax(student, temperature)
+    lp, teacher_max, teacher_log_sum = _log_softmax(teacher, temperature)
+    x = ((teacher - student) - (teacher_max - student_max)) / temperature - (teacher_log_sum - student_log_sum)
+    both = student_zero & teacher_zero
+    lp, lq = (log.clamp(min=RULED_OUT).masked_fill(both, 0.0) for log in (lp, lq))
+    x = x.clamp(RULED_OUT, -RULED_OUT).masked_fill(both, 0.0)
+    q = torch.exp(lq).masked_fill(both, 0.0)
+
+    near = x.abs().amax(-1, keepdim=True) < 0.5
+    excess = (q * torch.expm1(x.clamp(-1, 1))).sum(-1, keepdim=True)
+    x = torch.where(near & ~both, x - torch.log1p(excess), x)
+    return Pair(lp, lq, x, q, teacher_zero & ~student_zero, student_zero & ~teacher_zero)
+
+
+def floored(pair: Pair, log_floor: float) -> tuple[Pair, Tensor]:
+    """The pair with log-probabilities no lower than `log_floor`, and where the student's was raised (no gradient)."""
+    lp, lq = pair.lp.clamp(min=log_floor), pair.lq.clamp(min=log_floor)
+    raised = (lp != pair.lp) | (lq != pair.lq)
+    nowhere = torch.zeros_like(pair.teacher_zero)
+    return Pair(lp, lq, torch.where(raised, lp - lq, pair.x), pair.q, nowhere, nowhere), lq != pair.lq
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The log-softmax (..., V), the largest logit (..., 1), and `log sum exp((z - max) / T)` (..., 1)."""
+    largest, index = logits.max(-1, keepdim=True)
+    shifted = (logits - largest) / temperature
+    others = torch.exp(shifted).scatter(-1, index, 0.0)
+    log_sum = torch.log1p(others.sum(-1, keepdim=True))
+    return shifted - log_sum, largest, log_sum

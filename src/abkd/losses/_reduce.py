@@ -1,0 +1,39 @@
+"""From one value a token to a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from abkd.errors import InputError
+
+
+def reduced(values: Tensor, mask: Tensor | None, reduction: str, num_items_in_batch: int | Tensor | None) -> Tensor:
+    """Sum, mean over the tokens that count (or over `num_items_in_batch`), or the values as they are.
+
+    Args:
+        values: (...), 0 where the mask is False.
+        mask: (...) bool, or None for all.
+        reduction: "mean", "sum" or "none".
+        num_items_in_batch: the number of tokens to divide by, counted over accumulation steps and ranks.
+    """
+    if num_items_in_batch is not None and reduction != "mean":
+        raise InputError(f"num_items_in_batch only serves reduction='mean', got reduction={reduction!r}")
+    if reduction == "none":
+        return values
+    total = values.sum()
+    if reduction == "sum":
+        return total
+    if num_items_in_batch is not None:
+        return total / _checked_count(num_items_in_batch)
+    count: Any = values.numel() if mask is None else mask.sum()
+    return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
+
+
+def _checked_count(count: Any) -> Any:
+    if isinstance(count, Tensor):
+        return count
+    if isinstance(count, bool) or not isinstance(count, int | float) or not count > 0:
+        raise InputError(f"num_items_in_batch: expected a number of tokens above 0, got {count!r}")
+    return count

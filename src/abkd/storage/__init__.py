@@ -1,0 +1,23 @@
+"""Files that are whole or absent, and that say when they have changed.
+
+`atomic_write_bytes`, `atomic_write_text`, `atomic_write_json` replace a file in one step. `write_manifest`
+records size and SHA-256 of everything in a folder; `verify_manifest` says which file no longer matches;
+`newest_complete` picks the last numbered folder that is whole. `staged_folder` fills a folder under a
+temporary name and renames it once it is complete.
+"""
+
+from ._atomic import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json, staged_folder
+from ._manifest import MANIFEST_NAME, newest_complete, sha256_of, verify_manifest, write_manifest
+
+__all__ = [
+    "MANIFEST_NAME",
+    "atomic_write_bytes",
+    "atomic_write_json",
+    "atomic_write_text",
+    "newest_complete",
+    "read_json",
+    "sha256_of",
+    "staged_folder",
+    "verify_manifest",
+    "write_manifest",
+]

@@ -1,0 +1,32 @@
+"""Studies: the same task by several methods and seeds, and what came out as tables and pictures.
+
+`compare` runs a plan of (method, seed) pairs, keeps what is finished, goes on where it was stopped
+and gives a `Comparison`. `write_reports` leaves it as results.json, table.csv, table.md, table.png
+and curves.png.
+Nothing here knows images or language: a run is a function that returns a `Record`.
+"""
+
+from ._compare import compare, load_comparison, open_folder, plan
+from ._plots import write_curves, write_dots
+from ._records import Column, Comparison, Failure, Planned, Record, Row, Spread
+from ._table import rich_table, to_csv, to_markdown, write_reports
+
+__all__ = [
+    "Column",
+    "Comparison",
+    "Failure",
+    "Planned",
+    "Record",
+    "Row",
+    "Spread",
+    "compare",
+    "load_comparison",
+    "open_folder",
+    "plan",
+    "rich_table",
+    "to_csv",
+    "to_markdown",
+    "write_curves",
+    "write_dots",
+    "write_reports",
+]

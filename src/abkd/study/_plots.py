@@ -1,0 +1,119 @@
+"""A comparison as two pictures: every seed's result as a point, and the learning curves."""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abkd.errors import MissingPackageError
+from abkd.storage import atomic_write_bytes
+
+from ._records import Comparison, Record, Spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = (
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#999933",
+    "#882255",
+    "#44aa99",
+    "#777777",
+)
+
+
+def write_dots(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """A PNG of the first column: a point a seed, the mean as a line and one standard deviation as a bar.
+
+    The axis does not start at zero, so lengths from the edge mean nothing and none are drawn.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    column = comparison.columns[0]
+    methods = [method for method in comparison.methods if comparison.of(method)]
+    figure = _figure(7.2, 1.2 + 0.38 * len(methods))
+    axes = figure.subplots()
+    for place, method in enumerate(methods):
+        values = [value for record in comparison.of(method) if (value := column.of(record)) is not None]
+        spread = Spread.of(values)
+        if spread is None:
+            continue
+        colour = _COLOURS[place % len(_COLOURS)]
+        half = spread.deviation or 0.0
+        axes.barh(place, 2 * half, left=spread.mean - half, height=0.5, color=colour, alpha=0.3)
+        axes.plot([spread.mean] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
+        axes.plot(values, [place] * len(values), "o", color="black", markersize=3.5)
+    axes.set_yticks(range(len(methods)), methods)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{column.title} (point: a seed; line: mean; band: one standard deviation)", fontsize=9)
+    axes.grid(axis="x", alpha=0.3)
+    _save(figure, path)
+
+
+def write_curves(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """A PNG of the learning curves: training loss and validation score by epoch, the mean over seeds.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    score = f"validation_{comparison.columns[0].key}"
+    figure = _figure(10.5, 4.2)
+    left, right = figure.subplots(1, 2)
+    for place, method in enumerate(comparison.methods):
+        records = comparison.of(method)
+        if not records:
+            continue
+        colour = _COLOURS[place % len(_COLOURS)]
+        style = "-" if place < len(_COLOURS) else "--"
+        for axes, key in ((left, "loss"), (right, score)):
+            epochs, means = _mean_curve(records, key)
+            axes.plot(epochs, means, style, color=colour, label=method, linewidth=1.6)
+    _label(left, "training loss (each method's own scale)")
+    if all(value > 0 for line in left.lines for value in line.get_ydata(orig=True)):  # type: ignore[union-attr]
+        left.set_yscale("log")
+    _label(right, score.replace("_", " "))
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _save(figure, path)
+
+
+def _mean_curve(records: list[Record], key: str) -> tuple[list[float], list[float]]:
+    """The mean over records of `key` at each epoch where it was measured."""
+    values: defaultdict[float, list[float]] = defaultdict(list)
+    for record in records:
+        for entry in record.history:
+            if key in entry:
+                values[entry["epoch"]].append(entry[key])
+    epochs = sorted(values)
+    return epochs, [statistics.fmean(values[epoch]) for epoch in epochs]
+
+
+def _label(axes: Axes, title: str) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure of this many inches that no window system and no global state knows of."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingPackageError('pictures need matplotlib: pip install "abkd[study]"') from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    atomic_write_bytes(Path(path), buffer.getvalue())

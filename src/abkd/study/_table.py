@@ -1,0 +1,104 @@
+"""A comparison as a table: in the terminal, as CSV and as Markdown; and all its reports in one call."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abkd.storage import atomic_write_json, atomic_write_text
+
+from ._plots import write_curves, write_dots
+from ._records import Comparison, Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+RESULTS = "results.json"
+
+
+def rich_table(comparison: Comparison, title: str | None = None) -> Table:
+    """The comparison as a table for the terminal; the best mean of the first column stands out."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, caption=comparison.note or None, caption_justify="left")
+    table.add_column("method", no_wrap=True)
+    table.add_column("n", justify="right")
+    for column in comparison.columns:
+        table.add_column(column.title, justify="right")
+    rows = comparison.rows()
+    best = best_method(rows)
+    for row in rows:
+        table.add_row(
+            row.method, str(row.n), *_cells(comparison, row), style="bold" if row.method == best else None
+        )
+    return table
+
+
+def to_csv(comparison: Comparison) -> str:
+    """CSV with one line a method: for every column its mean, standard deviation and number of seeds."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = ["method"]
+    for column in comparison.columns:
+        header += [f"{column.title} mean", f"{column.title} sd", f"{column.title} n"]
+    writer.writerow([*header, "seconds"])
+    for row in comparison.rows():
+        line: list[object] = [row.method]
+        for cell in row.cells:
+            line += ["", "", 0] if cell is None else [cell.mean, _or_empty(cell.deviation), cell.n]
+        writer.writerow([*line, round(row.seconds, 3)])
+    return out.getvalue()
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """A Markdown table, with the note under it."""
+    titles = ["method", "n", *(column.title for column in comparison.columns)]
+    lines = [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
+    rows = comparison.rows()
+    best = best_method(rows)
+    for row in rows:
+        name = f"**{row.method}**" if row.method == best else row.method
+        lines.append(_line([name, str(row.n), *_cells(comparison, row)]))
+    for failure in comparison.failures:
+        lines += ["", f"{failure.method}, seed {failure.seed}, failed: {failure.message}"]
+    if comparison.note:
+        lines += ["", comparison.note]
+    return "\n".join(lines) + "\n"
+
+
+def write_reports(comparison: Comparison, folder: str | os.PathLike[str]) -> None:
+    """Leave results.json, table.csv, table.md, table.png and curves.png in `folder`.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed (the other files are written before).
+    """
+    place = Path(folder)
+    atomic_write_json(place / RESULTS, comparison.to_dict())
+    atomic_write_text(place / "table.csv", to_csv(comparison))
+    atomic_write_text(place / "table.md", to_markdown(comparison))
+    if comparison.records:
+        write_dots(comparison, place / "table.png")
+        write_curves(comparison, place / "curves.png")
+
+
+def best_method(rows: list[Row]) -> str | None:
+    """The method with the highest mean in the first column; None without any value."""
+    known = [row for row in rows if row.cells and row.cells[0] is not None]
+    return max(known, key=lambda row: row.cells[0].mean if row.cells[0] else 0.0).method if known else None
+
+
+def _cells(comparison: Comparison, row: Row) -> list[str]:
+    pairs = zip(comparison.columns, row.cells, strict=True)
+    return ["-" if cell is None else cell.text(column.digits) for column, cell in pairs]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _or_empty(value: float | None) -> float | str:
+    return "" if value is None else value

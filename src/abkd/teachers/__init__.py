@@ -1,0 +1,11 @@
+"""What gives targets: a frozen model that runs beside the student, with or without a memory of its answers.
+
+`LiveTeacher` runs a module without gradients and refuses one that could change. `MemoryTeacher` keeps a
+teacher's logits by the content of each sample, so that a changed (augmented) sample is never given
+another's answer.
+"""
+
+from ._live import LiveTeacher, Teacher, as_teacher, fingerprint_of, logits_of
+from ._memory import MemoryTeacher
+
+__all__ = ["LiveTeacher", "MemoryTeacher", "Teacher", "as_teacher", "fingerprint_of", "logits_of"]
