@@ -1,7 +1,7 @@
 """The command line: `abkd train`, `compare`, `eval`, `validate`, `methods`, `demo`.
 
-One file a subcommand, each thin: it reads a recipe, calls a room below, and prints. Exit codes: 0 done; 1 a run
-failed; 2 bad usage or recipe; 130 stopped by Ctrl-C.
+One file a subcommand, each thin: it reads a recipe, calls a room below, and prints. Exit codes: 0 done;
+1 a run failed; 2 bad usage or recipe; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Exit codes: 0 done; 1 a run failed; 2 bad usage or recipe; 130 stopped by Ctrl-C
 """
 
 
-def commands() -> dict[str, Callable[..., None]]:
-    """Every subcommand, in the order of the help."""
+def commands() -> dict[str, tuple[Callable[..., None], Sequence[str]]]:
+    """Every subcommand with the examples under its help, in the order of the help."""
     from . import _compare, _demo, _eval, _methods, _train, _validate
 
     return {
-        "demo": _demo.demo,
-        "train": _train.train,
-        "compare": _compare.compare,
-        "eval": _eval.evaluate,
-        "validate": _validate.validate,
-        "methods": _methods.methods,
+        "demo": (_demo.demo, _demo.EXAMPLES),
+        "train": (_train.train, _train.EXAMPLES),
+        "compare": (_compare.compare, _compare.EXAMPLES),
+        "eval": (_eval.evaluate, _eval.EXAMPLES),
+        "validate": (_validate.validate, _validate.EXAMPLES),
+        "methods": (_methods.methods, _methods.EXAMPLES),
     }
 
 
@@ -54,8 +54,9 @@ def application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_top)
-    for name, function in commands().items():
-        app.command(name)(guarded(function))
+    for name, (function, examples) in commands().items():
+        epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
+        app.command(name, epilog=epilog)(guarded(function))
     return app
 
 

@@ -9,13 +9,20 @@ import typer
 from ._options import DryRun, Output, Overrides, Overwrite, Quiet, RecipePath, Resume
 from ._study import dry_run, run_and_show
 
+EXAMPLES = (
+    "abkd compare recipe.yaml --methods kd,dkd,abkd --seeds 1,2,3",
+    "abkd compare recipe.yaml --resume",
+)
+
 
 def compare(
     recipe: RecipePath,
     overrides: Overrides = None,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", "-m", metavar="A,B,...", help="Methods; default: compare.methods of the recipe."),
+        typer.Option(
+            "--methods", "-m", metavar="A,B,...", help="Methods; default: compare.methods of the recipe."
+        ),
     ] = None,
     seeds: Annotated[
         str | None,
@@ -27,15 +34,11 @@ def compare(
     dry_run_only: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the student by several methods and seeds, with everything else equal, and show one table.
+    """Compare methods over seeds in one table, all else equal.
 
     The recipe's divergence and loss belong to its own method; every other method has its published defaults
     unless compare.settings says otherwise. Writes table.csv, table.md, table.png, curves.png, results.json,
     recipe.yaml and environment.json.
-
-    \b
-    abkd compare recipe.yaml --methods kd,dkd,abkd --seeds 1,2,3
-    abkd compare recipe.yaml --resume
     """
     from abkd.config import load_recipe
 

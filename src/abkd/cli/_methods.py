@@ -9,11 +9,13 @@ import typer
 
 from ._console import out, plain
 
+EXAMPLES = ("abkd methods", "abkd methods --json")
+
 
 def methods(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the methods: name, what it does, its defaults and where it comes from."""
+    """List the methods, their defaults and sources."""
     from abkd.image.objectives import METHODS
 
     if as_json:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from ._options import DryRun, Output, Overrides, Overwrite, Quiet, RecipePath, Resume
 from ._study import dry_run, run_and_show
 
+EXAMPLES = (
+    "abkd train recipe.yaml",
+    "abkd train recipe.yaml method=dkd seeds=[1,2,3] training.learning_rate=0.02",
+    "abkd train recipe.yaml --dry-run",
+)
+
 
 def train(
     recipe: RecipePath,
@@ -15,14 +21,9 @@ def train(
     dry_run_only: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train the student of a recipe by its method, once for each of its seeds.
+    """Train a student by one method, once for each seed.
 
     The epoch is chosen on the validation split; the test split is looked at once, at the end.
-
-    \b
-    abkd train recipe.yaml
-    abkd train recipe.yaml method=dkd seeds=[1,2,3] training.learning_rate=0.02
-    abkd train recipe.yaml --dry-run
     """
     from abkd.config import load_recipe
 

@@ -6,29 +6,29 @@ from typing import Annotated
 
 import typer
 
-from abkd.errors import RecipeError
-
 from ._console import err, plain
+
+EXAMPLES = ("abkd validate recipes/cifar100/*.yaml",)
 
 
 def validate(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="YAML files, or names of shipped recipes.")],
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE...", help="YAML files, or names of shipped recipes.")
+    ],
 ) -> None:
-    """Check recipes without running or loading anything: `ok`, or every fault, one line each.
+    """Check recipes without loading any data or weights.
 
-    \b
-    abkd validate recipes/cifar100/*.yaml
+    Prints `ok`, or every fault of a recipe, one line each with the path of the key; exit code 2 on a fault.
     """
-    from abkd.config import load_recipe
+    from abkd.config import fault_of, load_recipe
 
     faulty = False
     for recipe in recipes:
-        try:
-            load_recipe(recipe)
-        except RecipeError as error:
-            faulty = True
-            err().print(str(error), style="red", markup=False, soft_wrap=True)
-        else:
+        faults = fault_of(lambda path=recipe: load_recipe(path))
+        if faults is None:
             plain(f"{recipe}: ok")
+        else:
+            faulty = True
+            err().print(faults, style="red", markup=False, soft_wrap=True)
     if faulty:
         raise SystemExit(2)

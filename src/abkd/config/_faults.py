@@ -3,18 +3,53 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from abkd.errors import nearest
+from abkd.errors import AbkdError, nearest
+
+_SAID_WITHOUT_VALUE = {"extra_forbidden", "missing", "value_error"}
+_WORDING = (
+    ("Input should be", "expected"),
+    ("Value error, ", ""),
+    ("a valid dictionary or instance of", "a mapping, as"),
+    ("a valid dictionary", "a mapping"),
+    ("a valid ", "a "),
+    ("a integer", "an integer"),
+    ("a list", "a list, [...]"),
+    (", unable to parse string as a number", ""),
+    (", unable to parse string as an integer", ""),
+)
 
 
-def lines(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
-    """One line a fault found by pydantic in an object of type `model` that stands at `prefix`."""
-    return [_line(fault, model, prefix) for fault in error.errors(include_url=False)]
+def lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line a key for what pydantic found in an object of type `model`."""
+    faults: dict[str, list[str]] = {}
+    came: dict[str, object] = {}
+    for fault in error.errors(include_url=False):
+        location = tuple(part for part in fault["loc"] if not _is_branch(part))
+        path = ".".join(str(part) for part in location) or "recipe"
+        message = _message(fault, location, model)
+        if message not in faults.setdefault(path, []):
+            faults[path].append(message)
+        if fault["type"] not in _SAID_WITHOUT_VALUE:
+            came[path] = fault["input"]
+    return [
+        f"{path}: {', or '.join(messages)}" + (f"; got {show(came[path])}" if path in came else "")
+        for path, messages in faults.items()
+    ]
+
+
+def fault_of(attempt: Callable[[], object], *kinds: type[Exception]) -> str | None:
+    """What goes wrong in an attempt, if it raises an AbkdError or one of `kinds`; None if it goes well."""
+    try:
+        attempt()
+    except (AbkdError, *kinds) as error:
+        return str(error)
+    return None
 
 
 def show(value: object) -> str:
@@ -23,37 +58,22 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _line(fault: ErrorDetails, model: type[BaseModel], prefix: str) -> str:
-    location = tuple(part for part in fault["loc"] if not _is_branch(part))
-    path = ".".join(part for part in (prefix, _dotted(location)) if part) or "recipe"
+def _message(fault: ErrorDetails, location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
-        return f"{path}: no such key; {nearest(str(location[-1]), _fields_at(model, location[:-1]))}"
+        return f"no such key; {nearest(str(location[-1]), _fields_at(model, location[:-1]))}"
     if fault["type"] == "missing":
-        return f"{path}: required and not given"
+        return "required and not given"
     message = fault["msg"]
-    for old, new in (
-        ("Input should be", "expected"),
-        ("Value error, ", ""),
-        ("a valid dictionary or instance of", "a mapping, as"),
-        ("a valid dictionary", "a mapping"),
-        ("a valid ", "a "),
-        ("a integer", "an integer"),
-        (", unable to parse string as a number", ""),
-        (", unable to parse string as an integer", ""),
-    ):
+    for old, new in _WORDING:
         message = message.replace(old, new)
-    return f"{path}: {message}, got {show(fault['input'])}"
+    return message
 
 
 def _is_branch(part: int | str) -> bool:
     """Whether pydantic put the name of a union's branch, not a key, into the location."""
-    return isinstance(part, str) and (
-        part in {"float", "int", "str", "bool"} or "[" in part or part[:1].isupper()
-    )
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location)
+    if not isinstance(part, str):
+        return False
+    return part in {"float", "int", "str", "bool"} or "[" in part or part.startswith("constrained-")
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

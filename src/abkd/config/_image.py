@@ -48,6 +48,7 @@ class Teacher(Section):
     """What gives targets: `path` (a saved model), or `model` with `weights`, `pretrained` or `training`.
 
     With `training` the recipe trains the teacher first, on labels, once for all methods and seeds.
+    `cache: memory` keeps its logits by the content of each image, which saves time where images come again.
     """
 
     path: str | None = None
@@ -57,6 +58,7 @@ class Teacher(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] | None = None
     seed: Seed = 0
+    cache: Literal["memory"] | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> Teacher:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 
 from abkd.errors import MissingPackageError, nearest
 
-from ._faults import show
+from ._faults import fault_of, show
 
 # Set by other parts of a recipe; a second place to write them would be a place to contradict them.
 _ELSEWHERE = {
@@ -21,13 +21,23 @@ _ELSEWHERE = {
     "seed": "seeds",
     "data_seed": "seeds",
     "method": "method",
-    "loss": "loss",
     "divergence": "divergence",
+    "alpha": "divergence",
+    "beta": "divergence",
+    "temperature": "loss",
+    "ce_weight": "loss",
+    "kd_weight": "loss",
+    "method_settings": "loss",
     "resume_from_checkpoint": "the option --resume",
     "do_train": "the command",
     "do_eval": "the command",
     "do_predict": "the command",
     "local_rank": "the launcher",
+}
+# Names where the declared type allows any text or anything at all.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "select_by": ("accuracy", "top5", "nll", "ece", "agreement", "loss"),
+    "lr_scheduler_type": ("auto",),
 }
 # The least value that makes sense, and whether it may be reached.
 _LEAST: dict[str, tuple[float, bool]] = {
@@ -64,16 +74,41 @@ def check_training(training: Mapping[str, Any], path: str) -> tuple[dict[str, An
         elif key not in kinds:
             faults.append(f"{path}.{key}: no such key; {_nearest_few(key, allowed)}")
         else:
-            value, fault = _check_value(key, value, kinds[key])
-            checked[key] = value
+            result, fault = _check_value(key, value, kinds[key])
             if fault:
                 faults.append(f"{path}.{key}: {fault}")
+            else:
+                checked[key] = result
+    for fault in _fit(checked, path):
+        key = fault.partition(":")[0]
+        if not any(known.startswith(f"{key}:") for known in faults):
+            faults.append(fault)
     return checked, faults
+
+
+def _fit(checked: Mapping[str, Any], path: str) -> Iterator[str]:
+    """What the arguments' own class says of each of them, and of all together."""
+    from abkd.image import DistillationConfig
+
+    def fault(settings: Mapping[str, Any]) -> str | None:
+        said = fault_of(lambda: DistillationConfig.from_settings(settings, output_dir="unused"))
+        return said and said.removeprefix("training: ")
+
+    alone = {
+        key: said
+        for key, value in checked.items()
+        if key != "eval_strategy" and (said := fault({key: value}))
+    }
+    yield from (f"{path}.{key}: {said}" for key, said in alone.items())
+    rest = {key: value for key, value in checked.items() if key not in alone and key != "eval_strategy"}
+    said = fault(rest)
+    if said:
+        yield f"{path}: {said}"
 
 
 def _check_value(key: str, value: Any, kind: Any) -> tuple[Any, str | None]:
     """The value in its declared type, or what is wrong with it."""
-    choices = _choices(kind)
+    choices = [*_NAMES.get(key, ()), *_choices(kind)]
     if choices and isinstance(value, str):
         return (value, None) if value in choices else (value, f"got {value!r}; {nearest(value, choices)}")
     if isinstance(value, bool) and bool not in _members(kind):
@@ -85,7 +120,11 @@ def _check_value(key: str, value: Any, kind: Any) -> tuple[Any, str | None]:
     except ValidationError:
         return value, f"expected {_in_words(kind)}, got {show(value)}"
     least = _LEAST.get(key)
-    if least and isinstance(result, (int, float)) and (result < least[0] or (result == least[0] and not least[1])):
+    if (
+        least
+        and isinstance(result, (int, float))
+        and (result < least[0] or (result == least[0] and not least[1]))
+    ):
         return value, f"expected {'at least' if least[1] else 'more than'} {least[0]:g}, got {value}"
     if isinstance(result, float) and result != result:
         return value, "expected a number, got nan"
@@ -96,10 +135,16 @@ def _check_value(key: str, value: Any, kind: Any) -> tuple[Any, str | None]:
 def _kinds() -> dict[str, Any]:
     """The declared type of every argument of the image trainer's DistillationConfig."""
     try:
+        from transformers.training_args import TrainingArguments
+
         from abkd.image import DistillationConfig
     except ImportError as error:
         raise MissingPackageError('training needs transformers: pip install "abkd[image]"') from error
     hints = typing.get_type_hints(DistillationConfig)
+    # Where image defaults are declared as Any, transformers' own declaration is the stricter one.
+    hints |= {
+        key: kind for key, kind in typing.get_type_hints(TrainingArguments).items() if hints[key] is Any
+    }
     return {field.name: hints[field.name] for field in fields(DistillationConfig) if field.init}
 
 

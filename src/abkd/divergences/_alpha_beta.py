@@ -55,7 +55,7 @@ class AlphaBeta(Divergence):
             object.__setattr__(self, field, checked_setting(self, field, getattr(self, field)))
         if _any(self.beta < 0) or _any(self.alpha + self.beta < 0):
             warnings.warn(
-                f"{self!r}: with beta < 0 or alpha + beta < 0 the divergence weighs what the student rules out "
+                f"{self.name}: with beta < 0 or alpha + beta < 0 the divergence weighs what the student rules out "
                 "without bound, and blows up in the tail",
                 stacklevel=3,
             )

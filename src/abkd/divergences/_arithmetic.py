@@ -18,6 +18,10 @@ Coefficient = float | Tensor
 RULED_OUT = -1e30
 """The finite stand-in for log 0: small enough to vanish under every positive power, and never `0 * inf`."""
 
+ABSENT = -60.0
+"""Both log-probabilities of a class that both models rule out: equal, so that it adds nothing to a divergence
+whatever the powers, and low enough (1e-26) not to be seen by what looks at whole rows."""
+
 _TINY = 1e-20  # below this a coefficient is a coincidence of nodes: its next-order term is far under any rounding
 _TERMS = {torch.float64: 19, torch.float32: 11}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import RULED_OUT, Coefficient
+from abkd.divergences._arithmetic import ABSENT, RULED_OUT, Coefficient
 from abkd.errors import InputError
 
 if TYPE_CHECKING:
@@ -127,9 +127,8 @@ def _finite_logs(log_p: Tensor, log_q: Tensor, x: Tensor | None) -> tuple[Tensor
     lp, lq = log_p.clamp(min=RULED_OUT), log_q.clamp(min=RULED_OUT)
     if x is None:
         x = lp - lq
-    # A class that both rule out must add nothing, whatever the powers: the same finite value on both sides does.
     both = (lp <= RULED_OUT) & (lq <= RULED_OUT)
-    return lp.masked_fill(both, 0.0), lq.masked_fill(both, 0.0), x.masked_fill(both, 0.0)
+    return lp.masked_fill(both, ABSENT), lq.masked_fill(both, ABSENT), x.masked_fill(both, 0.0)
 
 
 def _settings(divergence: Divergence) -> tuple[Any, ...]:

@@ -47,6 +47,25 @@ class RunFolder:
             RunExistsError: the folder holds a run, and neither was given.
             InputError: both were given; the folder holds other files but no run; the settings differ.
         """
+        run = cls.check(path, settings, resume=resume, overwrite=overwrite)
+        if run.holds_run() and resume:
+            return run
+        run._clear()
+        run.path.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(run.path / "environment.json", environment())
+        atomic_write_json(run.path / RUN_FILE, settings)
+        return run
+
+    @classmethod
+    def check(
+        cls,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> RunFolder:
+        """The checks of `create`, with the same errors; nothing is changed."""
         root = Path(path)
         if resume and overwrite:
             raise InputError("resume and overwrite exclude each other: choose one")
@@ -58,17 +77,11 @@ class RunFolder:
                 raise InputError(f"{root}: holds files but no run; choose an empty or new folder")
         elif resume:
             run._check_same(settings)
-            return run
-        elif overwrite:
-            run._clear()
-        else:
+        elif not overwrite:
             raise RunExistsError(
                 f"{root}: already holds a run; resume it (--resume), overwrite it (--overwrite), "
                 "or choose another folder"
             )
-        root.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(root / "environment.json", environment())
-        atomic_write_json(root / RUN_FILE, settings)
         return run
 
     @property
@@ -127,7 +140,7 @@ class RunFolder:
 
 def _is_ours(name: str) -> bool:
     """Left by a run that was killed while it was starting; or hidden, and no business of ours."""
-    return name.startswith(".") or name in _FILES
+    return name.startswith(".") or name in _FILES or name in _FOLDERS
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -105,7 +105,7 @@ class EngineTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The batch's part in the mean loss over the whole step; its own mean without `num_items_in_batch`."""
+        """The batch's part in the mean loss of the step; its own mean without `num_items_in_batch`."""
         loss, outputs = self.mean_loss(model, inputs)
         if num_items_in_batch is not None:
             # Ranks average their gradients, so each part is scaled up by their number.
@@ -129,7 +129,8 @@ class EngineTrainer(Trainer):
         """The message for a training that left the finite numbers."""
         return (
             f"training stopped at step {self.state.global_step + 1} "
-            f"(epoch {self.state.epoch or 0:.2f}): {what}; lower learning_rate or the weights of the loss, set max_grad_norm, or check the data"
+            f"(epoch {self.state.epoch or 0:.2f}): {what}; "
+            "lower learning_rate or the weights of the loss, set max_grad_norm, or check the data"
         )
 
     # Resumption and checkpoints.

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from typing import TYPE_CHECKING
+import shutil
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import set_seed
+
+from abkd.engine import MetricsLog, ProgressBar, ProgressCallback, Report, RunFolder
+from abkd.image._config import DistillationConfig
+from abkd.image._evaluate import evaluate_models
+from abkd.image._load import load_student, load_teacher
 from abkd.image._settings import DataChoice, ImageRun, ModelChoice, RunResult
+from abkd.image._trainer import DistillationTrainer, collate_images
+from abkd.image.models import ImageClassifier, save_model
+from abkd.teachers import MemoryTeacher, Teacher
 
 if TYPE_CHECKING:
     from abkd.image.data import ImageData
-
-    from abkd.teachers import Teacher
 
 __all__ = ["DataChoice", "ImageRun", "ModelChoice", "RunResult", "load_result", "run_image"]
 
@@ -21,21 +35,24 @@ def run_image(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    progress: bool = True,
+    progress: bool | Report = True,
     data: ImageData | None = None,
     teacher: Teacher | None = None,
     description: str | None = None,
 ) -> RunResult:
     """Train and test one student, and leave everything about it in `folder`.
 
+    The best epoch is chosen on the validation split; the test split is read once, at the end, for the model
+    of the best and of the last epoch together. The checkpoints are removed when the run is finished.
+
     Args:
         settings: the run.
         folder: the run folder. It may be absent or empty; a folder that holds a run is refused unless
             `resume` (go on from its newest complete checkpoint; a finished run is returned as it is) or
             `overwrite`.
-        resume: continue a run that was started in `folder` with the same settings.
+        resume: continue a run that was started in `folder` with the same settings, or start it.
         overwrite: remove the run in `folder` first. Not together with `resume`.
-        progress: show one progress bar.
+        progress: show one progress bar; or a function to be told the share done and a short text.
         data: the data set of `settings.data`, already loaded, to share it between runs.
         teacher: the teacher of `settings.teacher`, already loaded (and perhaps cached), to share it.
         description: the label of the progress bar; the method and the seed if None.
@@ -48,9 +65,210 @@ def run_image(
         InputError: settings that do not fit together.
         AbkdError: the run itself failed; the loss became NaN, say.
     """
-    raise NotImplementedError
+    started = time.monotonic()
+    plain = settings.to_dict()
+    run = RunFolder.check(folder, plain, resume=resume, overwrite=overwrite)
+    if resume and (finished := run.result()) is not None:
+        return RunResult.from_dict(finished, run.path)
+    set_seed(settings.seed)
+    data = _load_data(settings.data) if data is None else data
+    config = _config(settings, run, has_validation=_has_samples(data.validation))
+    config.objective()
+    if teacher is None and settings.teacher is not None:
+        teacher = load_teacher(settings.teacher, data)
+    teacher = _prepared(teacher, settings, data, config)
+    set_seed(settings.seed)  # the student's first weights do not depend on what was loaded before
+    student = load_student(settings.student, data)
+    if _is_main():
+        RunFolder.create(folder, plain, resume=resume, overwrite=overwrite)
+    label = description or f"{settings.method}, seed {settings.seed}"
+    with _reporting(progress, label) as report:
+        trainer = _train(student, teacher, config, data, run, report, resume=resume)
+    if not _is_main():
+        trainer.accelerator.wait_for_everyone()
+        return _result(run, settings, trainer, student, teacher, {}, started)
+    tested = _test(trainer, student, teacher, data, run)
+    result = _result(run, settings, trainer, student, teacher, tested, started)
+    run.write_result(result.to_dict())
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return result
 
 
 def load_result(folder: str | os.PathLike[str]) -> RunResult | None:
-    """The result of the run in `folder` if it is finished, else None."""
-    raise NotImplementedError
+    """The result of the run in `folder` if it is finished, else None.
+
+    Raises:
+        CorruptFileError: the result cannot be read.
+    """
+    run = RunFolder(Path(folder))
+    found = run.result()
+    return None if found is None else RunResult.from_dict(found, run.path)
+
+
+def _load_data(choice: DataChoice) -> ImageData:
+    from abkd.image.data import load_data
+
+    return load_data(choice.name, **choice.options)
+
+
+def _config(settings: ImageRun, run: RunFolder, *, has_validation: bool) -> DistillationConfig:
+    fixed: dict[str, Any] = {
+        "output_dir": str(run.checkpoints),
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "disable_tqdm": True,
+        "method": settings.method,
+        "divergence": None if settings.divergence is None else dict(settings.divergence),
+        "method_settings": dict(settings.loss),
+    }
+    if not has_validation:
+        fixed["eval_strategy"] = "no"
+    return DistillationConfig.from_settings(settings.training, **fixed)
+
+
+def _prepared(
+    teacher: Teacher | None, settings: ImageRun, data: ImageData, config: DistillationConfig
+) -> Teacher | None:
+    """The teacher on its device, its memory filled in the order of the data, which a resumed run repeats."""
+    if teacher is None or not settings.teacher_cache:
+        return teacher
+    if not isinstance(teacher, MemoryTeacher):
+        teacher = MemoryTeacher(teacher)
+    teacher.to(config.device)
+    loader: Any = DataLoader(
+        data.train, batch_size=config.per_device_eval_batch_size, collate_fn=collate_images
+    )
+    return teacher.prime(batch["pixel_values"].to(config.device) for batch in loader)
+
+
+def _train(
+    student: ImageClassifier,
+    teacher: Teacher | None,
+    config: DistillationConfig,
+    data: ImageData,
+    run: RunFolder,
+    report: Report | None,
+    *,
+    resume: bool,
+) -> DistillationTrainer:
+    callbacks: list[Any] = [MetricsLog(run.metrics)]
+    if report is not None:
+        callbacks.append(ProgressCallback(report))
+    trainer = DistillationTrainer(
+        student,
+        teacher,
+        config,
+        train_dataset=data.train,
+        eval_dataset=data.validation if _has_samples(data.validation) else None,
+        callbacks=callbacks,
+    )
+    checkpoint = run.newest_checkpoint() if resume else None
+    trainer.train(None if checkpoint is None else str(checkpoint))
+    return trainer
+
+
+def _test(
+    trainer: DistillationTrainer,
+    student: ImageClassifier,
+    teacher: Teacher | None,
+    data: ImageData,
+    run: RunFolder,
+) -> dict[str, dict[str, float]]:
+    """Save the models of the best and the last epoch, and measure both in one pass over the test split."""
+    models: dict[str, nn.Module] = {"last": student}
+    best = student
+    if trainer.best is not None and trainer.best.weights:
+        best = copy.deepcopy(student)
+        best.load_state_dict(trainer.best.weights)
+        models["best"] = best
+    save_model(student, run.path / "last")
+    save_model(best, run.path / "best")
+    if not _has_samples(data.test):
+        return {}
+    args = trainer.args
+    return evaluate_models(
+        models,
+        data.test,
+        teacher=teacher,
+        batch_size=args.per_device_eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+        device=args.device,
+    )
+
+
+def _result(
+    run: RunFolder,
+    settings: ImageRun,
+    trainer: DistillationTrainer,
+    student: ImageClassifier,
+    teacher: Teacher | None,
+    tested: dict[str, dict[str, float]],
+    started: float,
+) -> RunResult:
+    history = _history(trainer.state.log_history)
+    validated = [line for line in history if any(key.startswith("validation_") for key in line)]
+    metrics: dict[str, dict[str, dict[str, float]]] = {}
+    last_epoch = history[-1]["epoch"] if history else 0.0
+    best_epoch = last_epoch
+    if validated and trainer.best is not None:
+        best_epoch = trainer.best.epoch
+        best = next(line for line in validated if line["epoch"] == best_epoch)
+        metrics["validation"] = {"best": _validation(best), "last": _validation(validated[-1])}
+    if tested:
+        metrics["test"] = {"best": tested.get("best", tested["last"]), "last": tested["last"]}
+    return RunResult(
+        folder=run.path,
+        seed=settings.seed,
+        seconds=time.monotonic() - started,
+        best_epoch=round(best_epoch),
+        metrics=metrics,
+        parameters={"student": _size(student), "teacher": _teacher_size(teacher)},
+        history=history,
+        teacher=tested.get("teacher"),
+    )
+
+
+def _history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """One line an evaluation or log: the training loss and the validation metrics known at that epoch."""
+    lines: dict[float, dict[str, float]] = {}
+    for entry in log:
+        if "loss" not in entry and "eval_loss" not in entry:
+            continue
+        line = lines.setdefault(entry["epoch"], {"epoch": entry["epoch"]})
+        for key, value in entry.items():
+            if key in ("loss", "learning_rate"):
+                line[key] = value
+            elif key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_time")):
+                line["validation_" + key.removeprefix("eval_")] = value
+    return list(lines.values())
+
+
+def _validation(line: dict[str, float]) -> dict[str, float]:
+    prefix = "validation_"
+    return {key.removeprefix(prefix): value for key, value in line.items() if key.startswith(prefix)}
+
+
+def _reporting(progress: bool | Report, label: str) -> Any:
+    if progress is True:
+        return ProgressBar(label)
+    return nullcontext(None if progress is False else progress)
+
+
+def _has_samples(dataset: Any) -> bool:
+    return dataset is not None and len(dataset) > 0
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _teacher_size(teacher: Any) -> int | None:
+    while isinstance(teacher, MemoryTeacher):
+        teacher = teacher.teacher
+    module = getattr(teacher, "module", None)
+    return _size(module) if isinstance(module, nn.Module) else None

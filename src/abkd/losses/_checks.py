@@ -100,8 +100,8 @@ def check_settings(divergence: Divergence, shape: torch.Size) -> None:
             )
 
 
-def check_labels(labels: Any, shape: torch.Size, classes: int, ignore_index: int = -100) -> None:
-    """Integer labels, one a token, within the classes (or `ignore_index`)."""
+def check_labels(labels: Any, shape: torch.Size, classes: int, ignore_index: int | None = -100) -> None:
+    """Integer labels, one a token, within the classes (or `ignore_index`, where there is one)."""
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise InputError(f"labels: expected an integer tensor of class indices, got {kind}")
@@ -109,12 +109,14 @@ def check_labels(labels: Any, shape: torch.Size, classes: int, ignore_index: int
         raise InputError(f"labels: expected shape {tuple(shape)}, one label for each token, got {tuple(labels.shape)}")
     if torch.compiler.is_compiling() or labels.numel() == 0:
         return
-    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+    wrong = (labels < 0) | (labels >= classes)
+    if ignore_index is not None:
+        wrong = wrong & (labels != ignore_index)
     if bool(wrong.any()):
         where = wrong.nonzero()[0].tolist()
+        besides = "" if ignore_index is None else f" (or {ignore_index} to leave one out)"
         raise InputError(
-            f"labels: expected values in 0..{classes - 1} (or {ignore_index} to leave one out), "
-            f"got {int(labels[tuple(where)])} at {_position(where)}"
+            f"labels: expected values in 0..{classes - 1}{besides}, got {int(labels[tuple(where)])} at {_position(where)}"
         )
 
 

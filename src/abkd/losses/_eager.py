@@ -111,9 +111,10 @@ def _row_values(
         excluded = (z_student == -torch.inf) | (z_teacher == -torch.inf)
         z_student, z_teacher = (z.masked_fill(excluded, -torch.inf) for z in (z_student, z_teacher))
     pair = log_pair(z_student, z_teacher, settings.temperature)
-    raised = None
+    silent = z_student == -torch.inf  # the student's classes that get no gradient of their own
     if settings.log_floor is not None:
         pair, raised = floored(pair, settings.log_floor)
+        silent = silent | raised
     divergence = settings.divergence.on(z_student)
     values, u = divergence.rows(pair.lp, pair.lq, pair.x)
     infinite = _infinite_classes(pair, divergence)
@@ -122,10 +123,10 @@ def _row_values(
     if mask is not None:
         values = values.masked_fill(~mask, 0.0)
     if not torch.compiler.is_compiling() and not bool(values.isfinite().all()):
-        raise _what_is_wrong(z_student, z_teacher, values, infinite, divergence)
+        raise _what_is_wrong(z_student, z_teacher, values, infinite, divergence, settings.shared)
     if not wants_gradient:
         return values, student.new_empty(0)
-    gradient = pull_back(u if raised is None else u.masked_fill(raised, 0.0), pair.q, settings.temperature)
+    gradient = pull_back(u.masked_fill(silent, 0.0), pair.q, settings.temperature)
     if mask is not None:
         gradient = gradient.masked_fill(~mask.unsqueeze(-1), 0.0)
     return values, gradient.to(student.dtype)
@@ -147,7 +148,7 @@ def _not(allowed: bool | Tensor) -> bool | Tensor:
 
 
 def _what_is_wrong(
-    z_student: Tensor, z_teacher: Tensor, values: Tensor, infinite: Tensor, divergence: Divergence
+    z_student: Tensor, z_teacher: Tensor, values: Tensor, infinite: Tensor, divergence: Divergence, shared: bool
 ) -> InputError:
     """The error for the first row whose value is not finite."""
     row = (~values.isfinite()).nonzero()[0].tolist()
@@ -162,6 +163,8 @@ def _what_is_wrong(
                 f"{float(logits[k])} at {token}, class {k}; look for an overflow upstream, or mask the token"
             )
         if bool((logits == -torch.inf).all()):
+            if shared:
+                return InputError(f"student and teacher share no class at {token}; mask the token")
             return InputError(
                 f"{who}_logits: every class of {token} is ruled out (-inf), so there is no distribution; mask the token"
             )
@@ -175,9 +178,6 @@ def _what_is_wrong(
             f"{allows} allows. Choose a divergence that is finite there (such as AlphaBeta with alpha > 0 and "
             "beta > 0), or support='shared' to compare on the classes both allow, or log_floor=-30.0, or mask the token"
         )
-    excluded = (z_student == -torch.inf) | (z_teacher == -torch.inf)
-    if bool(excluded[tuple(row)].all()):
-        return InputError(f"student and teacher share no class at {token}: each rules out all that the other allows")
     return InfiniteDivergenceError(
         f"{divergence.name} overflows {values.dtype} at {token}: student and teacher are too far apart for these "
         "exponents. Pass float64 logits, raise log_floor (such as -30.0), or choose milder settings"

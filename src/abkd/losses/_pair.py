@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import RULED_OUT
+from abkd.divergences._arithmetic import ABSENT, RULED_OUT
 
 
 class Pair(NamedTuple):
@@ -30,7 +30,7 @@ class Pair(NamedTuple):
 def log_pair(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
     """Log-softmax of both logits at a temperature, and their difference.
 
-    The difference is taken of the logits, not of the log-probabilities, and the log-sum is `log1p` of the sum
+    The difference is taken of the logits, exactly, not of the log-probabilities, and the log-sum is `log1p` of the sum
     without the maximum, so that near-equal rows keep their digits. Where p and q nearly agree, x is shifted so
     that p = q exp(x) sums to 1 again.
 
@@ -42,9 +42,11 @@ def log_pair(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
     student_zero, teacher_zero = student == -torch.inf, teacher == -torch.inf
     lq, student_max, student_log_sum = _log_softmax(student, temperature)
     lp, teacher_max, teacher_log_sum = _log_softmax(teacher, temperature)
-    x = ((teacher - student) - (teacher_max - student_max)) / temperature - (teacher_log_sum - student_log_sum)
+    gap, gap_error = _exact_difference(teacher, student)
+    top, top_error = _exact_difference(teacher_max, student_max)
+    x = ((gap - top) + (gap_error - top_error)) / temperature - (teacher_log_sum - student_log_sum)
     both = student_zero & teacher_zero
-    lp, lq = (log.clamp(min=RULED_OUT).masked_fill(both, 0.0) for log in (lp, lq))
+    lp, lq = (log.clamp(min=RULED_OUT).masked_fill(both, ABSENT) for log in (lp, lq))
     x = x.clamp(RULED_OUT, -RULED_OUT).masked_fill(both, 0.0)
     q = torch.exp(lq).masked_fill(both, 0.0)
 
@@ -60,6 +62,17 @@ def floored(pair: Pair, log_floor: float) -> tuple[Pair, Tensor]:
     raised = (lp != pair.lp) | (lq != pair.lq)
     nowhere = torch.zeros_like(pair.teacher_zero)
     return Pair(lp, lq, torch.where(raised, lp - lq, pair.x), pair.q, nowhere, nowhere), lq != pair.lq
+
+
+def _exact_difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """`a - b` as rounded, and what the rounding lost (Knuth's two-sum); 0 lost where the difference is infinite.
+
+    Two models' logits often differ by a large constant, which then cancels: without the lost part, so would x.
+    """
+    difference = a - b
+    part = difference - a
+    lost = (a - (difference - part)) - (b + part)
+    return difference, torch.where(difference.isfinite(), lost, 0.0)
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,9 @@ Nothing here knows images or language: a run is a function that returns a `Recor
 """
 
 from ._compare import compare, load_comparison, open_folder, plan
+from ._dry_run import Facts, dry_run_images, made_up_data
+from ._evaluate import evaluate_folder
+from ._image import ImagePlan, run_images
 from ._plots import write_curves, write_dots
 from ._records import Column, Comparison, Failure, Planned, Record, Row, Spread
 from ._table import rich_table, to_csv, to_markdown, write_reports
@@ -14,16 +17,22 @@ from ._table import rich_table, to_csv, to_markdown, write_reports
 __all__ = [
     "Column",
     "Comparison",
+    "Facts",
     "Failure",
+    "ImagePlan",
     "Planned",
     "Record",
     "Row",
     "Spread",
     "compare",
+    "dry_run_images",
+    "evaluate_folder",
     "load_comparison",
+    "made_up_data",
     "open_folder",
     "plan",
     "rich_table",
+    "run_images",
     "to_csv",
     "to_markdown",
     "write_curves",

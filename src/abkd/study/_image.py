@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abkd.errors import InputError
 from abkd.storage import atomic_write_json
 
 from ._compare import compare, open_folder
 from ._records import Column, Comparison, Failure, Planned, Record
 
 if TYPE_CHECKING:
+    from abkd.engine import Report
     from abkd.image import DataChoice, ImageRun, ModelChoice, RunResult
     from abkd.image.data import ImageData
     from abkd.teachers import Teacher
@@ -28,9 +29,9 @@ COLUMNS = (
     Column("agreement %", "agreement", scale=100),
 )
 NOTE = (
-    "Mean ± standard deviation over n seeds. The epoch is chosen on the validation split, and the test split "
-    "is looked at once; 'last epoch' is the test accuracy without that choice. NLL in nats; ECE with 15 bins; "
-    "agreement: share of test images on which student and teacher choose the same class."
+    "Mean ± standard deviation over n seeds. The epoch is chosen on the validation split, and the test "
+    "split is looked at once; 'last epoch' is the test accuracy without that choice. NLL in nats; ECE with "
+    "15 bins; agreement: share of test images on which student and teacher choose the same class."
 )
 
 
@@ -79,7 +80,7 @@ def run_images(
         folder: Where to.
         resume: Keep what is finished in `folder`.
         overwrite: Remove what `folder` holds first.
-        progress: Show a progress bar a run.
+        progress: Show one progress bar for all runs.
         teacher_ready: Is told the result of the teacher's own training.
         report: Is told each run's outcome.
 
@@ -89,32 +90,99 @@ def run_images(
         AbkdError: The teacher's training failed. (A student's failure is kept in the comparison.)
     """
     from abkd.engine import environment
-    from abkd.image import ModelChoice, run_image
+    from abkd.image import ModelChoice, load_result, run_image
 
     place = open_folder(folder, plan.methods, plan.seeds, resume=resume, overwrite=overwrite)
     atomic_write_json(place / "environment.json", environment())
-    trained: ModelChoice | None = None
-    if plan.teacher is not None:
-        result = run_image(
-            plan.teacher, place / "teacher", resume=True, progress=progress, description="teacher"
-        )
-        trained = ModelChoice(str(place / "teacher"))
-        if teacher_ready is not None:
-            teacher_ready(result)
     shared = _Shared()
+    with _Bar(plan, place.name) if progress else nullcontext() as bar:
+        trained: ModelChoice | None = None
+        if plan.teacher is not None:
+            result = run_image(
+                plan.teacher, place / "teacher", resume=True, progress=bar.next("teacher") if bar else False
+            )
+            trained = ModelChoice(str(place / "teacher"))
+            if teacher_ready is not None:
+                teacher_ready(result)
 
-    def run(planned: Planned, where: Path) -> Record:
-        settings = plan.runs[planned.method][planned.seed]
-        if trained is not None and settings.teacher is None and _needs_teacher(planned.method):
-            settings = replace(settings, teacher=trained)
-        result = run_image(
-            settings,
-            where,
-            resume=True,
-            progress=progress,
-            data=shared.data(settings.data),
-            description=f"{planned.method}, seed {planned.seed}",
-        )
-        return _record(planned, result)
+        def run(planned: Planned, where: Path) -> Record:
+            settings = plan.runs[planned.method][planned.seed]
+            if trained is not None:
+                settings = replace(settings, teacher=trained)
+            finished = load_result(where) is not None
+            result = run_image(
+                settings,
+                where,
+                resume=True,
+                progress=bar.next(f"{planned.method}, seed {planned.seed}") if bar else False,
+                data=None if finished else shared.data(settings),
+                teacher=None if finished else shared.teacher(settings),
+            )
+            return _record(planned, result)
 
-    return compare(plan.methods, plan.seeds, run, place, columns=COLUMNS, note=NOTE, report=report)
+        return compare(plan.methods, plan.seeds, run, place, columns=COLUMNS, note=NOTE, report=report)
+
+
+class _Bar(AbstractContextManager["_Bar"]):
+    """One progress bar for all runs of a plan."""
+
+    def __init__(self, plan: ImagePlan, title: str) -> None:
+        from abkd.engine import ProgressBar
+
+        self._bar = ProgressBar(title)
+        self._total = len(plan.methods) * len(plan.seeds) + (plan.teacher is not None)
+        self._begun = 0
+
+    def __enter__(self) -> _Bar:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
+
+    def next(self, label: str) -> Report:
+        """Where the next run reports to; what came before it counts as done."""
+        before = self._begun
+        self._begun += 1
+        self._bar(before / self._total, label)
+        return lambda share, text: self._bar((before + share) / self._total, f"{label}: {text}")
+
+
+class _Shared:
+    """Data and teacher, loaded once for all runs that have the same."""
+
+    def __init__(self) -> None:
+        self._data: tuple[DataChoice, ImageData] | None = None
+        self._teacher: tuple[ModelChoice, Teacher] | None = None
+
+    def data(self, settings: ImageRun) -> ImageData:
+        """The data of a run."""
+        from abkd.image.data import load_data
+
+        if self._data is None or self._data[0] != settings.data:
+            self._data = settings.data, load_data(settings.data.name, **settings.data.options)
+        return self._data[1]
+
+    def teacher(self, settings: ImageRun) -> Teacher | None:
+        """The teacher of a run, frozen; None without one."""
+        from abkd.image import load_teacher
+
+        if settings.teacher is None:
+            return None
+        if self._teacher is None or self._teacher[0] != settings.teacher:
+            teacher = load_teacher(settings.teacher, self.data(settings), cache=settings.teacher_cache)
+            self._teacher = settings.teacher, teacher
+        return self._teacher[1]
+
+
+def _record(planned: Planned, result: RunResult) -> Record:
+    return Record(
+        method=planned.method,
+        seed=planned.seed,
+        metrics=result.metrics,
+        best_epoch=result.best_epoch,
+        history=result.history,
+        seconds=result.seconds,
+        parameters=result.parameters,
+        teacher=result.teacher,
+    )

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from abkd.errors import InputError
 from abkd.image._packages import needed
-from abkd.image.models._spec import ModelSpec, size_pair
+from abkd.image._pixels import size_pair
+from abkd.image.models._spec import ModelSpec
 
 with needed("transformers"):
     from transformers.modeling_outputs import ImageClassifierOutput

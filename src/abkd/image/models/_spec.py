@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from abkd.errors import InputError, nearest
+from abkd.image._pixels import size_pair
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,16 @@ class ModelSpec:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise InputError(f"{self.name}: num_classes must be at least 1, got {self.num_classes}")
-        if self.channels < 1:
-            raise InputError(f"{self.name}: channels must be at least 1, got {self.channels}")
+        for what in ("num_classes", "channels"):
+            value: object = getattr(self, what)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{self.name}: {what} must be a whole number of at least 1, got {value!r}")
         object.__setattr__(self, "mean", per_channel("mean", self.mean or (0.0,), self.channels))
         object.__setattr__(self, "std", per_channel("std", self.std or (1.0,), self.channels))
         if any(value <= 0 for value in self.std):
             raise InputError(f"{self.name}: std must be positive in every channel, got {self.std}")
         object.__setattr__(self, "input_size", size_pair("input_size", self.input_size))
+        object.__setattr__(self, "options", {key: _plain(value) for key, value in self.options.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as dicts, lists, strings, numbers and None."""
@@ -65,6 +67,13 @@ class ModelSpec:
         return cls(**value)
 
 
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON will give them back."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
+
+
 def per_channel(what: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
     """`values` as one float a channel; a single value stands for all channels."""
     numbers = tuple(float(value) for value in values)
@@ -75,13 +84,3 @@ def per_channel(what: str, values: Sequence[float], channels: int) -> tuple[floa
             f"{what}: expected 1 value or {channels}, one for each channel of the model; got {len(numbers)}"
         )
     return numbers
-
-
-def size_pair(what: str, value: Sequence[int] | int | None) -> tuple[int, int] | None:
-    """An image size as (height, width); a single number is the side of a square."""
-    if value is None:
-        return None
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(isinstance(side, bool) or side < 1 for side in pair):
-        raise InputError(f"{what}: expected a positive number or (height, width), got {value!r}")
-    return int(pair[0]), int(pair[1])

@@ -11,9 +11,6 @@ from functools import partial
 
 from torch import nn
 
-CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
-CIFAR100_STD = (0.2675, 0.2565, 0.2761)
-
 NAMES = (
     *(f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)),
     "resnet8x4",
@@ -26,7 +23,7 @@ NAMES = (
     "ShuffleNetV2",
 )
 
-__all__ = ["CIFAR100_MEAN", "CIFAR100_STD", "NAMES", "cifar_model", "published_key"]
+__all__ = ["NAMES", "cifar_model", "published_key"]
 
 
 def cifar_model(name: str, num_classes: int, channels: int) -> nn.Module:

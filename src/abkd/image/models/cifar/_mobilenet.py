@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from abkd.image.models.cifar._init import init_fan_out, init_linear
 
-# expansion, channels at full width, blocks, stride of the first block (Table 2, with strides for small images)
+# expansion, channels at full width, blocks, stride of the first block (Table 2, strides for small images)
 _STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -72,7 +72,5 @@ class CifarMobileNetV2(nn.Module):
 
 
 def _unit(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(
-        before, after, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-    )
+    convolution = nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)

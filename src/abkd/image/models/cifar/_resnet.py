@@ -23,7 +23,9 @@ class CifarResNet(nn.Module):
         channels: image channels C.
     """
 
-    def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int, channels: int) -> None:
+    def __init__(
+        self, depth: int, widths: tuple[int, int, int, int], num_classes: int, channels: int
+    ) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
@@ -65,7 +67,7 @@ def resnet50(num_classes: int, channels: int) -> ResNet:
     """ResNet-50 with a 3x3 stem that keeps the resolution, and no first pooling."""
     model = ResNet(Bottleneck, [3, 4, 6, 3], num_classes=num_classes)
     model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
+    model.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     init_fan_out(model.conv1)
     return model
 

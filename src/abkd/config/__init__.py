@@ -1,0 +1,29 @@
+"""Strict recipes: YAML in, a checked `Recipe` out, or every fault at once.
+
+`load_recipe` reads a file and overrides, `parse_recipe` a mapping; `Recipe.plan` gives the runs that
+`abkd.study.run_images` makes. `shipped_recipes` names the recipes that come with abkd.
+"""
+
+from ._facts import image_facts
+from ._faults import fault_of
+from ._image import Compare, Data, Divergence, ImageRecipe, MethodSettings, Student, Teacher
+from ._load import load_recipe, parse_recipe
+from ._recipe import Recipe
+from ._shipped import recipes_folder, shipped_recipes
+
+__all__ = [
+    "Compare",
+    "Data",
+    "Divergence",
+    "ImageRecipe",
+    "MethodSettings",
+    "Recipe",
+    "Student",
+    "Teacher",
+    "fault_of",
+    "image_facts",
+    "load_recipe",
+    "parse_recipe",
+    "recipes_folder",
+    "shipped_recipes",
+]

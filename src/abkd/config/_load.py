@@ -1,0 +1,108 @@
+"""From a YAML file to a checked recipe, or to every fault in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from abkd.errors import RecipeError, nearest
+
+from ._checks import check_image
+from ._faults import lines, show
+from ._image import ImageRecipe
+from ._recipe import Recipe
+from ._shipped import find_recipe
+from ._yaml import apply_overrides, parse_yaml
+
+# A task is a model of its sections, and what one section must say for another to be right.
+TASKS: dict[str, tuple[type[ImageRecipe], Callable[[Mapping[str, Any]], list[str]]]] = {
+    "image": (ImageRecipe, check_image),
+}
+# Stand in for required sections while the others are looked at.
+_FILLERS: dict[str, Any] = {"data": {"name": "digits"}, "student": {"model": "cnn"}}
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
+    """Read and check a recipe; nothing is loaded, built or downloaded.
+
+    Args:
+        path: A YAML file, or the name of a recipe that comes with abkd (`quickstart/image`). Paths inside a
+            recipe are taken from the current folder.
+        overrides: Words `dotted.path=value`, applied in order; values are YAML.
+
+    Raises:
+        RecipeError: Everything that is wrong with it, one line each.
+        MissingPackageError: A package that the task needs is not installed.
+    """
+    file = find_recipe(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([f"cannot be read: {error}"], str(path)) from error
+    try:
+        value, faults = parse_yaml(text)
+    except RecipeError as error:
+        raise RecipeError(error.problems, str(path)) from error
+    if not isinstance(value, dict):
+        raise RecipeError(
+            [f"expected a mapping of sections such as data, student, got {show(value)}"], str(path)
+        )
+    raw, more = apply_overrides(cast("dict[str, Any]", value), overrides)
+    return _checked(raw, str(path), [*faults, *more])
+
+
+def parse_recipe(value: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Check a recipe that is already a mapping, as `load_recipe` does.
+
+    Raises:
+        RecipeError: Everything that is wrong with it, one line each.
+    """
+    return _checked(dict(value), source, [])
+
+
+def _checked(raw: dict[str, Any], source: str, faults: list[str]) -> Recipe:
+    task = raw.get("task", "image")
+    if not isinstance(task, str) or task not in TASKS:
+        faults.append(f"task: no such task as {show(task)}; {nearest(str(task), TASKS)}")
+        raise RecipeError(faults, source)
+    model, check = TASKS[task]
+    try:
+        spec = model.model_validate(raw)
+    except ValidationError as error:
+        faults += lines(error, model)
+        faults += check(_sound_sections(raw, model, error))
+        raise RecipeError(faults, source) from None
+    faults += check({name: getattr(spec, name) for name in model.model_fields})
+    if faults:
+        raise RecipeError(faults, source)
+    return Recipe(spec, source)
+
+
+def _sound_sections(
+    raw: Mapping[str, Any], model: type[ImageRecipe], error: ValidationError
+) -> dict[str, Any]:
+    """What is right in itself (defaults included), so that one fault hides no other.
+
+    A faulty key is left out of its section; a section that is wrong as a whole is left out.
+    """
+    kept = {key: {**value} if isinstance(value, dict) else value for key, value in raw.items()}
+    for fault in error.errors(include_url=False):
+        section, *inner = fault["loc"]
+        held = kept.get(str(section))
+        if inner and isinstance(held, dict):
+            cast("dict[Any, Any]", held).pop(inner[0], None)
+        else:
+            kept.pop(str(section), None)
+    sound: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if name in kept:
+            try:
+                sound[name] = getattr(model.model_validate({**_FILLERS, name: kept[name]}), name)
+            except ValidationError:
+                continue
+        elif name not in raw and not field.is_required():
+            sound[name] = field.get_default(call_default_factory=True)
+    return sound

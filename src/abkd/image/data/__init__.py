@@ -1,0 +1,10 @@
+"""Image data by name or path, split and augmented reproducibly.
+
+Shapes: N images, C channels, H x W pixels, K classes.
+"""
+
+from ._dataset import ImageDataset
+from ._load import ImageData, data_names, load_data
+from ._split import base_and_new
+
+__all__ = ["ImageData", "ImageDataset", "base_and_new", "data_names", "load_data"]

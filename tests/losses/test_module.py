@@ -1,0 +1,49 @@
+"""ABKDLoss: cross-entropy plus a weighted divergence."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+import abkd
+
+
+def test_is_cross_entropy_plus_weighted_divergence() -> None:
+    student, teacher = torch.randn(2, 8, 10, dtype=torch.float64)
+    labels = torch.randint(10, (8,))
+    loss = abkd.ABKDLoss(0.8, 0.3, temperature=4.0, ce_weight=0.5, kd_weight=32.0)(student, teacher, labels)
+    divergence = abkd.divergence_loss(student, teacher, abkd.AlphaBeta(0.8, 0.3), temperature=4.0)
+    torch.testing.assert_close(loss, 0.5 * F.cross_entropy(student, labels) + 32 * divergence)
+
+
+def test_without_labels_only_the_divergence() -> None:
+    student, teacher = torch.randn(2, 8, 10)
+    loss = abkd.ABKDLoss(0.2, 0.7, kd_weight=2.0)(student, teacher)
+    torch.testing.assert_close(loss, 2 * abkd.divergence_loss(student, teacher, abkd.AlphaBeta(0.2, 0.7)))
+
+
+def test_ignored_labels_count_in_neither_term() -> None:
+    student, teacher = torch.randn(2, 2, 4, 10)
+    labels = torch.randint(10, (2, 4))
+    labels[0, 2:] = -100
+    kept = labels != -100
+    module = abkd.ABKDLoss(0.2, 0.7)
+    torch.testing.assert_close(module(student, teacher, labels), module(student[kept], teacher[kept], labels[kept]))
+    nothing = module(student.requires_grad_(), teacher, torch.full((2, 4), -100))
+    nothing.backward()
+    assert nothing == 0
+    assert student.grad is not None
+    assert (student.grad == 0).all()
+
+
+def test_half_precision_logits() -> None:
+    student, teacher = torch.randn(2, 4, 10).bfloat16()
+    loss = abkd.ABKDLoss(0.2, 0.7)(student.requires_grad_(), teacher, torch.randint(10, (4,)))
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert student.grad is not None
+    assert student.grad.dtype == torch.bfloat16
+
+
+def test_repr_tells_the_settings() -> None:
+    assert repr(abkd.ABKDLoss(1, 0, kd_weight=2)) == "ABKDLoss(forward KL, temperature=1, ce_weight=1, kd_weight=2)"
