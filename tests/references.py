@@ -28,9 +28,7 @@ def alpha_beta(p: Row, q: Row, alpha: mp.mpf, beta: mp.mpf) -> mp.mpf:
         if abs(alpha + beta) < step / 10:
             beta += step * mp.mpf("2.3")
         s = alpha + beta
-        total = mp.fsum(
-            a**alpha * b**beta - alpha / s * a**s - beta / s * b**s for a, b in zip(p, q, strict=True)
-        )
+        total = mp.fsum(a**alpha * b**beta - alpha / s * a**s - beta / s * b**s for a, b in zip(p, q, strict=True))
         return -total / (alpha * beta)
 
 

@@ -14,7 +14,23 @@ import abkd
 from abkd import AlphaBeta
 
 OFFSET = 1e-6
-GRID = (-0.5, -0.3, -OFFSET, 0.0, OFFSET, 0.2, 0.5, 0.5 + OFFSET, 0.8, 1.0 - OFFSET, 1.0, 1.0 + OFFSET, 1.3, 1.7, 2.0)
+GRID = (
+    -0.5,
+    -0.3,
+    -OFFSET,
+    0.0,
+    OFFSET,
+    0.2,
+    0.5,
+    0.5 + OFFSET,
+    0.8,
+    1.0 - OFFSET,
+    1.0,
+    1.0 + OFFSET,
+    1.3,
+    1.7,
+    2.0,
+)
 LEVELS = (-0.1, -1.0, -5.0, -20.0, -60.0, -90.0)
 GAPS = (1e-6, 1e-4, 1e-2, 0.1, 0.3, 0.45, 0.55, 0.9, 1.1, 2.0, 5.0, 12.0, 26.0)
 
@@ -47,7 +63,9 @@ def test_f_and_u_agree_with_sixty_digits_over_the_plane(dtype: torch.dtype, boun
             d = AlphaBeta(alpha, beta)
             f, u = d.f(lp, lq), d.u(lp, lq)
             for k in range(len(lp)):
-                for mine, true in zip((f[k], u[k]), elementwise_truth(lp[k].item(), lq[k].item(), alpha, beta), strict=True):
+                for mine, true in zip(
+                    (f[k], u[k]), elementwise_truth(lp[k].item(), lq[k].item(), alpha, beta), strict=True
+                ):
                     if limits.tiny < abs(true) < limits.max:
                         worst = max(worst, float(abs(mine.item() / true - 1)))
     assert worst <= bound
@@ -147,7 +165,9 @@ def test_one_warning_where_the_tail_blows_up() -> None:
         AlphaBeta(0.0, 0.0)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "0.5", None, True, [0.5], torch.tensor(1), torch.tensor(math.nan)])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, "0.5", None, True, [0.5], torch.tensor(1), torch.tensor(math.nan)]
+)
 def test_refuses_what_is_no_number(value: object) -> None:
     with pytest.raises(abkd.InputError, match=r"AlphaBeta\.alpha"):
         AlphaBeta(value, 0.5)  # type: ignore[arg-type]

@@ -125,7 +125,7 @@ def test_finite_zeros_are_the_limit(d: abkd.Divergence) -> None:
     """Where a member says that a class without mass is finite, it is the limit of ever less mass."""
     for side, allowed in zip(("teacher", "student"), d.allows_zeros, strict=True):
         student, teacher = rows(5)
-        zero = (teacher if side == "teacher" else student)
+        zero = teacher if side == "teacher" else student
         zero[2] = -torch.inf
         student.requires_grad_()
         if not allowed:
@@ -150,9 +150,7 @@ def test_classes_that_both_rule_out_change_nothing(d: abkd.Divergence) -> None:
     wide_student[:, :6], wide_teacher[:, :6] = student, teacher
     wide_student.requires_grad_()
     student.requires_grad_()
-    wide, plain = (
-        abkd.divergence_loss(s, t, d) for s, t in ((wide_student, wide_teacher), (student, teacher))
-    )
+    wide, plain = (abkd.divergence_loss(s, t, d) for s, t in ((wide_student, wide_teacher), (student, teacher)))
     torch.testing.assert_close(wide, plain, rtol=1e-12, atol=0)
     wide.backward()
     plain.backward()

@@ -55,7 +55,11 @@ def test_dkd(batch: Any, other: abkd.Divergence) -> None:
     target = own_p * (own_p / own_q).log() + (1 - own_p) * ((1 - own_p) / (1 - own_q)).log()
     hidden = F.one_hot(labels, 9).bool()
     rest = abkd.divergence_loss(
-        student.masked_fill(hidden, -torch.inf), teacher.masked_fill(hidden, -torch.inf), other, temperature=4.0, reduction="none"
+        student.masked_fill(hidden, -torch.inf),
+        teacher.masked_fill(hidden, -torch.inf),
+        other,
+        temperature=4.0,
+        reduction="none",
     )
     plain = F.cross_entropy(student, labels)
     for epoch, ramp in ((None, 1.0), (0.0, 0.0), (5.0, 0.25), (40.0, 1.0)):
@@ -69,7 +73,10 @@ def test_dkd_takes_the_identity_of_the_paper_apart(batch: Any) -> None:
     p, q = softmax(teacher, 4), softmax(student, 4)
     outside = 1 - p.gather(1, labels[:, None])[:, 0]
     target = DKD(ce_weight=0, other_weight=0, warmup_epochs=0)(student, teacher, labels, reduction="none") / 16
-    others = DKD(ce_weight=0, target_weight=0, other_weight=1, warmup_epochs=0)(student, teacher, labels, reduction="none") / 16
+    others = (
+        DKD(ce_weight=0, target_weight=0, other_weight=1, warmup_epochs=0)(student, teacher, labels, reduction="none")
+        / 16
+    )
     torch.testing.assert_close(target + outside * others, kl(p, q))
 
 
@@ -100,7 +107,9 @@ def test_dist(batch: Any) -> None:
     def pearson(a: Tensor, b: Tensor) -> Tensor:
         return torch.stack([torch.corrcoef(torch.stack([x, y]))[0, 1] for x, y in zip(a, b, strict=True)])
 
-    expected = F.cross_entropy(student, labels) + 16 * (2 * (1 - pearson(p, q)).mean() + 2 * (1 - pearson(p.T, q.T)).mean())
+    expected = F.cross_entropy(student, labels) + 16 * (
+        2 * (1 - pearson(p, q)).mean() + 2 * (1 - pearson(p.T, q.T)).mean()
+    )
     torch.testing.assert_close(DIST()(student, teacher, labels), expected, rtol=1e-5, atol=0)
 
 

@@ -90,4 +90,3 @@ def _any(holds: bool | Tensor) -> bool:
     if isinstance(holds, Tensor):
         return holds.device.type != "meta" and not torch.compiler.is_compiling() and bool(holds.any())
     return holds
-

@@ -45,7 +45,7 @@ class AlphaMixture(Divergence):
     def __post_init__(self) -> None:
         alpha = checked_number(self, "alpha", self.alpha, "of at most 1", lambda value: value <= 1)
         share = checked_number(self, "share", self.share, "in (0, 1)", lambda value: 0 < value < 1)
-        if not isinstance(self.divergence, Divergence):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(self.divergence, Divergence):
             raise InputError(f"AlphaMixture.divergence: expected a divergence, got {self.divergence!r}")
         object.__setattr__(self, "alpha", alpha)
         object.__setattr__(self, "share", share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,7 +38,7 @@ class AlphaNet(Divergence):
     key: ClassVar[str] = "alpha_net"
 
     def __post_init__(self) -> None:
-        high = checked_number(self, "high", self.high, "", lambda value: True)
+        high = float(checked_number(self, "high", self.high, "of any size", math.isfinite))
         low = checked_number(self, "low", self.low, f"below high = {high:g}", lambda value: value < high)
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)

@@ -149,7 +149,9 @@ def log_ratio_to_mixture(x: Tensor, weight: Coefficient) -> Tensor:
     plain = -torch.log1p(other * torch.expm1(-middle))
     # For a small weight and p >> q, 1 + other * (exp(-x) - 1) would cancel down to the weight.
     ratio = choose(
-        weight < 0.5, lambda: torch.where(x > 1, -torch.log(weight + other * torch.exp(-middle)), plain), lambda: plain
+        weight < 0.5,
+        lambda: torch.where(x > 1, -torch.log(weight + other * torch.exp(-middle)), plain),
+        lambda: plain,
     )
     return torch.where(very_low, x - torch.log1p(weight * torch.expm1(torch.where(very_low, x, 0.0))), ratio)
 

@@ -77,7 +77,7 @@ class Divergence(ABC):
         return self._u(*_finite_logs(log_p, log_q, x))
 
     def on(self, like: Tensor) -> Divergence:
-        """This divergence with its tensor settings on the device and in the dtype of `like`."""
+        """The same divergence with its tensor settings on the device and in the dtype of `like`."""
         changes = {
             field.name: _moved(getattr(self, field.name), like)
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ def checked_setting(owner: object, field: str, value: Any) -> Coefficient:
         if value.device.type != "meta" and not torch.compiler.is_compiling() and not bool(value.isfinite().all()):
             raise InputError(f"{where}: expected finite numbers, got a tensor that holds NaN or infinity")
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) and not hasattr(value, "__float__"):
+    if isinstance(value, bool) or (not isinstance(value, int | float) and not hasattr(value, "__float__")):
         raise InputError(f"{where}: expected a number or a tensor, got {value!r}")
     try:
         number = float(value)

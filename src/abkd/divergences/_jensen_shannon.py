@@ -37,7 +37,11 @@ class JensenShannon(Divergence):
 
     def __post_init__(self) -> None:
         beta = checked_number(
-            self, "beta", self.beta, "in (0, 1); for the ends use ForwardKL() or ReverseKL()", lambda b: 0 < b < 1
+            self,
+            "beta",
+            self.beta,
+            "in (0, 1); for the ends use ForwardKL() or ReverseKL()",
+            lambda b: 0 < b < 1,
         )
         object.__setattr__(self, "beta", beta)
 

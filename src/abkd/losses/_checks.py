@@ -40,6 +40,14 @@ def check_weight(name: str, value: Any) -> float:
     return float(value)
 
 
+def check_log_floor(value: Any) -> None:
+    """None, or a finite log-probability below 0."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value >= 0:
+        raise InputError(f"log_floor: expected a finite log-probability below 0, such as -30.0, got {value!r}")
+
+
 def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
     """One of a few words."""
     if value not in known:
@@ -79,7 +87,9 @@ def check_mask(mask: Any, shape: torch.Size) -> None:
         return
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise InputError(f"mask: expected a bool tensor (True: counted), got {kind}; write mask.bool() or labels != -100")
+        raise InputError(
+            f"mask: expected a bool tensor (True: counted), got {kind}; write mask.bool() or labels != -100"
+        )
     if mask.shape != shape:
         raise InputError(f"mask: expected shape {tuple(shape)}, one value for each token, got {tuple(mask.shape)}")
 
@@ -116,7 +126,8 @@ def check_labels(labels: Any, shape: torch.Size, classes: int, ignore_index: int
         where = wrong.nonzero()[0].tolist()
         besides = "" if ignore_index is None else f" (or {ignore_index} to leave one out)"
         raise InputError(
-            f"labels: expected values in 0..{classes - 1}{besides}, got {int(labels[tuple(where)])} at {_position(where)}"
+            f"labels: expected values in 0..{classes - 1}{besides}, "
+            f"got {int(labels[tuple(where)])} at {_position(where)}"
         )
 
 

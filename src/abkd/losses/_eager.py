@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,11 +77,8 @@ def divergence_loss(
     _checks.check_settings(divergence, student_logits.shape[:-1])
     _checks.check_choice("reduction", reduction, _checks.REDUCTIONS)
     _checks.check_choice("support", support, ("strict", "shared"))
-    if log_floor is not None and not (isinstance(log_floor, int | float) and math.isfinite(log_floor) and log_floor < 0):
-        raise InputError(f"log_floor: expected a finite log-probability below 0, such as -30.0, got {log_floor!r}")
-    settings = _Settings(
-        divergence, _checks.check_positive("temperature", temperature), log_floor, support == "shared"
-    )
+    _checks.check_log_floor(log_floor)
+    settings = _Settings(divergence, _checks.check_positive("temperature", temperature), log_floor, support == "shared")
     wants_gradient = torch.is_grad_enabled() and student_logits.requires_grad
     values: Tensor = _Rows.apply(student_logits, teacher_logits.detach(), mask, settings, wants_gradient)[0]
     if temperature_scaling:
@@ -148,7 +144,12 @@ def _not(allowed: bool | Tensor) -> bool | Tensor:
 
 
 def _what_is_wrong(
-    z_student: Tensor, z_teacher: Tensor, values: Tensor, infinite: Tensor, divergence: Divergence, shared: bool
+    z_student: Tensor,
+    z_teacher: Tensor,
+    values: Tensor,
+    infinite: Tensor,
+    divergence: Divergence,
+    shared: bool,
 ) -> InputError:
     """The error for the first row whose value is not finite."""
     row = (~values.isfinite()).nonzero()[0].tolist()
@@ -200,7 +201,9 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *outer: Tensor
+    ) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return outer[0].unsqueeze(-1).to(gradient.dtype) * gradient, None, None, None, None
 
@@ -211,7 +214,7 @@ class _Rows(torch.autograd.Function):
             for value, dim in zip(inputs[:3], in_dims[:3], strict=True)
         ]
         values, gradient = _Rows.apply(*tensors, *inputs[3:])
-        return (values, gradient), (0, 0 if gradient.numel() or not gradient.dim() == 1 else None)
+        return (values, gradient), (0, 0 if gradient.numel() or gradient.dim() != 1 else None)
 
 
 def _batch_first(value: Tensor, dim: int | None, size: int) -> Tensor:

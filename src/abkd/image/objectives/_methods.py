@@ -71,8 +71,20 @@ METHODS: dict[str, Method] = {
         Method("dkd", "DKD", "target class and other classes apart", "Zhao et al. (2022), arXiv 2203.08679", DKD),
         Method("lsd", "LSD", "logits standardised in each image", "Sun et al. (2024), arXiv 2403.01427", LSD),
         Method("ttm", "TTM", "power transform of the teacher alone", "Zheng, Yang (2024), arXiv 2402.11148", TTM),
-        Method("wttm", "WTTM", "TTM weighted by the teacher's spread", "Zheng, Yang (2024), arXiv 2402.11148", WTTM),
-        Method("dist", "DIST", "correlations within images and classes", "Huang et al. (2022), arXiv 2205.10536", DIST),
+        Method(
+            "wttm",
+            "WTTM",
+            "TTM weighted by the teacher's spread",
+            "Zheng, Yang (2024), arXiv 2402.11148",
+            WTTM,
+        ),
+        Method(
+            "dist",
+            "DIST",
+            "correlations within images and classes",
+            "Huang et al. (2022), arXiv 2205.10536",
+            DIST,
+        ),
         Method(
             "abkd",
             "ABKD",
@@ -88,11 +100,23 @@ METHODS: dict[str, Method] = {
             },
         ),
         Method(
-            "abdkd", "ABDKD", "DKD with alpha-beta among the other classes", _ABKD, DKD, {"divergence": AlphaBeta(0.8, 0.2)}
+            "abdkd",
+            "ABDKD",
+            "DKD with alpha-beta among the other classes",
+            _ABKD,
+            DKD,
+            {"divergence": AlphaBeta(0.8, 0.2)},
         ),
         Method("ablsd", "ABLSD", "LSD with alpha-beta", _ABKD, LSD, {"divergence": AlphaBeta(0.9, 0.3)}),
         Method("abttm", "ABTTM", "TTM with alpha-beta", _ABKD, TTM, {"divergence": AlphaBeta(0.8, 0.2)}),
-        Method("abwttm", "ABWTTM", "WTTM with alpha-beta (new here)", "this project", WTTM, {"divergence": AlphaBeta(0.8, 0.2)}),
+        Method(
+            "abwttm",
+            "ABWTTM",
+            "WTTM with alpha-beta (new here)",
+            "this project",
+            WTTM,
+            {"divergence": AlphaBeta(0.8, 0.2)},
+        ),
     )
 }
 

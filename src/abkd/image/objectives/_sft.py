@@ -14,7 +14,7 @@ from abkd.image.objectives._base import Objective
 class SFT(Objective):
     """Cross-entropy on the labels, no teacher: the baseline, and how a teacher is trained.
 
-        loss = ce_weight * CE(labels, q)
+    loss = ce_weight * CE(labels, q)
     """
 
     needs_teacher: ClassVar[bool] = False
