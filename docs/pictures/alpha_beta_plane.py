@@ -21,18 +21,18 @@ INK, GREY = "#1d2733", "#5b6673"
 TEACHER, STUDENT = "#2f6fb5", "#d0782a"
 PUBLISHED = "#b3224a"
 
-NAMED = (  # alpha, beta, name, offset of the text in points, alignment
-    (1, 0, "forward KL", (9, -17), "left"),
-    (0, 1, "reverse KL", (-9, 9), "right"),
+NAMED = (  # alpha, beta, name, offset of the text in points, its alignment
+    (1, 0, "forward KL", (10, -18), "left"),
+    (0, 1, "reverse KL", (-10, -18), "right"),
     (0.5, 0.5, "Hellinger", (9, 6), "left"),
     (1, 1, "Euclid", (9, 8), "left"),
-    (0, 0, "distance of logs", (-9, -17), "right"),
+    (0, 0, "distance of logs", (-10, -18), "right"),
 )
-SETTINGS = (
-    (0.2, 0.7, "(0.2, 0.7)  GPT-2", (11, -2), "left"),
-    (0.1, 0.8, "(0.1, 0.8)  OpenLLaMA2 3B", (11, 6), "left"),
-    (0.8, 0.3, "(0.8, 0.3)  CIFAR-100, ABKD", (-11, -6), "right"),
-    (0.9, 0.3, "(0.9, 0.3)  CIFAR-100, ABLSD", (10, 10), "left"),
+SETTINGS = (  # alpha, beta, text, where the text stands
+    (0.2, 0.7, "GPT-2  (0.2, 0.7)", (0.40, 0.765)),
+    (0.1, 0.8, "OpenLLaMA2 3B  (0.1, 0.8)", (0.40, 0.875)),
+    (0.8, 0.3, "CIFAR-100, ABKD\n(0.8, 0.3)", (0.64, 0.63)),
+    (0.9, 0.3, "CIFAR-100, ABLSD\n(0.9, 0.3)", (1.055, 0.30)),
 )
 
 
@@ -49,10 +49,10 @@ def shade_zeros(axes: Axes) -> None:
     axes.add_patch(Polygon(teacher, color=TEACHER, alpha=0.13, lw=0, zorder=0))
     axes.add_patch(Polygon(student, color=STUDENT, alpha=0.13, lw=0, zorder=0))
     how = {"ha": "center", "va": "center", "linespacing": 1.35, "fontsize": 10.5}
-    write(axes, "infinite where\nthe teacher rules\nout a class", -0.3, 0.72, color=TEACHER, **how)
-    write(axes, "infinite where the student\nrules out a class", 0.96, -0.33, color=STUDENT, **how)
-    write(axes, "infinite where\neither does", -0.28, -0.4, color=GREY, **how)
-    write(axes, "finite for any\ntwo distributions", 0.36, 0.2, color=GREY, style="italic", **how)
+    write(axes, "infinite where\nthe teacher rules\nout a class", -0.26, 0.64, color=TEACHER, **how)
+    write(axes, "infinite where the student\nrules out a class", 0.71, -0.38, color=STUDENT, **how)
+    write(axes, "infinite where\neither does", -0.26, -0.34, color=GREY, **how)
+    write(axes, "finite for any\ntwo distributions", 0.32, 0.27, color=GREY, style="italic", **how)
 
 
 def draw_lines(axes: Axes) -> None:
@@ -63,15 +63,11 @@ def draw_lines(axes: Axes) -> None:
     axes.plot([1, 1], [LOW, HIGH], color=INK, lw=1.5, ls=(0, (6, 3)), zorder=2)
     axes.plot([LOW, HIGH], [1, 1], color=GREY, lw=1.3, ls=(0, (2, 2.5)), zorder=2)
     axes.plot([LOW, -LOW], [-LOW, LOW], color=INK, lw=1.5, ls=(0, (5, 2, 1, 2)), zorder=2)
-    small = {"fontsize": 10, "ha": "center", "va": "center", "color": INK}
-    write(axes, r"$\alpha+\beta=1$: alpha-divergences", 0.70, 0.385, rotation=-45, rotation_mode="anchor", **{
-        **small, "ha": "center"
-    }, xytext=(9, 9), textcoords="offset points") if False else None
-    write(axes, r"$\alpha=1$: beta-divergences", 1.035, 0.72, rotation=90, **small)
-    write(axes, r"$\beta=1$: beta-divergences, arguments swapped", 0.53, 1.04, **{**small, "color": GREY})
-    write(axes, r"$\alpha+\beta=0$: logarithms", 0.235, -0.175, rotation=-45, **small)
-    write(axes, r"$\alpha+\beta=1$:", -0.19, 1.25, rotation=-45, **small)
-    write(axes, "alpha-divergences", -0.115, 1.175, rotation=-45, **small)
+    small = {"fontsize": 10.5, "ha": "center", "va": "center", "color": INK}
+    write(axes, r"$\alpha+\beta=1$: alpha-divergences", -0.165, 1.23, rotation=-45, **small)
+    write(axes, r"$\alpha=1$: beta-divergences", 1.04, 0.66, rotation=90, **small)
+    write(axes, r"$\beta=1$: the same, arguments swapped", 0.5, 1.045, **{**small, "color": GREY})
+    write(axes, r"$\alpha+\beta=0$: logarithms", 0.235, -0.17, rotation=-45, **small)
 
 
 def draw_points(axes: Axes) -> None:
@@ -80,9 +76,10 @@ def draw_points(axes: Axes) -> None:
     for a, b, name, offset, side in NAMED:
         axes.plot(a, b, "o", ms=9, mfc="white", mec=INK, mew=2, zorder=5)
         write(axes, name, a, b, xytext=offset, ha=side, fontsize=12.5, weight="bold", **how)
-    for a, b, name, offset, side in SETTINGS:
+    for a, b, text, place in SETTINGS:
+        axes.plot([a, place[0]], [b, place[1]], color=PUBLISHED, lw=0.9, alpha=0.75, zorder=3)
         axes.plot(a, b, "D", ms=8.5, mfc=PUBLISHED, mec="white", mew=1.1, zorder=5)
-        write(axes, name, a, b, xytext=offset, ha=side, color=PUBLISHED, fontsize=11, **how)
+        write(axes, text, *place, ha="left", va="center", color=PUBLISHED, linespacing=1.3)
 
 
 def main(folder: Path) -> Path:
@@ -101,7 +98,7 @@ def main(folder: Path) -> Path:
     axes.tick_params(labelsize=11, color=GREY)
     for spine in axes.spines.values():
         spine.set_color("#c3cad1")
-    axes.set_title("The plane of alpha-beta-divergences", fontsize=15, color=INK, pad=26, weight="bold")
+    axes.set_title("The plane of alpha-beta-divergences", fontsize=15, color=INK, pad=32, weight="bold")
     axes.plot([], [], "o", ms=9, mfc="white", mec=INK, mew=2, label="named divergence")
     axes.plot([], [], "D", ms=8.5, mfc=PUBLISHED, mec="white", label="setting in the official ABKD code")
     axes.legend(

@@ -219,9 +219,7 @@ def test_multi_step_and_cosine_schedules(tmp_path):
 def test_scheduled_settings_change_over_the_run(tmp_path):
     run = trainer(tmp_path, method="kd", kd_weight={"from": 1.0, "to": 0.0, "until": 0.5}, save_strategy="no")
     assert [run._objectives.at(p).kd_weight for p in (0.0, 0.25, 0.5, 1.0)] == [1.0, 0.5, 0.0, 0.0]
-    run = trainer(
-        tmp_path, divergence={"name": "alpha_beta", "alpha": {"from": 1.0, "to": 0.2}, "beta": 0.5}
-    )
+    run = trainer(tmp_path, divergence={"name": "alpha_beta", "alpha": {"from": 1.0, "to": 0.2}, "beta": 0.5})
     assert run._objectives.at(0.5).divergence == abkd.AlphaBeta(0.6, 0.5)
     with pytest.raises(InputError, match=r"kd_weight"):
         trainer(tmp_path, method="kd", kd_weight={"from": 1.0, "to": -1.0})
@@ -279,9 +277,7 @@ def test_the_teacher_is_never_changed(tmp_path):
 def test_a_teacher_that_could_change_is_refused_at_the_constructor(tmp_path):
     for wrong in (student(), student().eval(), student().requires_grad_(False)):
         with pytest.raises(InputError, match=r"the teacher must be frozen.*eval\(\)\.requires_grad_\(False\)"):
-            DistillationTrainer(
-                student(), wrong, config(tmp_path, eval_strategy="no"), train_dataset=Images(8)
-            )
+            DistillationTrainer(student(), wrong, config(tmp_path, eval_strategy="no"), train_dataset=Images(8))
 
 
 def test_a_missing_teacher_and_other_classes(tmp_path):

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 import abkd
+from abkd.losses import gradient_scale
 
 
 def test_is_cross_entropy_plus_weighted_divergence() -> None:
@@ -47,3 +48,33 @@ def test_half_precision_logits() -> None:
 
 def test_repr_tells_the_settings() -> None:
     assert repr(abkd.ABKDLoss(1, 0, kd_weight=2)) == "ABKDLoss(forward KL, temperature=1, ce_weight=1, kd_weight=2)"
+
+
+def test_calibrated_gradients_are_as_long_as_forward_kl() -> None:
+    student, teacher = torch.randn(2, 8, 10, dtype=torch.float64)
+    student.requires_grad_()
+    wanted = torch.autograd.grad(abkd.divergence_loss(student, teacher, abkd.ForwardKL(), temperature=4.0), student)[0]
+    for alpha, beta in ((0.2, 0.7), (0.8, 0.3), (1.0, 1.0)):
+        module = abkd.ABKDLoss(alpha, beta, temperature=4.0, calibrated=True).double()
+        mine = torch.autograd.grad(module(student, teacher), student)[0]
+        torch.testing.assert_close(mine.norm(), wanted.norm(), rtol=1e-6, atol=0)
+
+
+def test_calibration_is_a_running_mean_that_is_saved() -> None:
+    module = abkd.ABKDLoss(0.2, 0.7, calibrated=True)
+    scales: list[float] = []
+    for _ in range(5):
+        student, teacher = torch.randn(2, 8, 10)
+        scales.append(gradient_scale(student, teacher, module.divergence).item())
+        module(student, teacher)
+    torch.testing.assert_close(module.scale.item(), sum(scales) / 5, rtol=1e-5, atol=0)
+    twin = abkd.ABKDLoss(0.2, 0.7, calibrated=True)
+    twin.load_state_dict(module.state_dict())
+    before = module.scale.clone()
+    assert torch.equal(twin.eval()(student, teacher), module.eval()(student, teacher))
+    assert torch.equal(module.scale, before), "evaluation must not move it"
+
+
+def test_scale_is_one_where_student_and_teacher_agree() -> None:
+    student = torch.randn(3, 5)
+    assert gradient_scale(student, student.clone(), abkd.AlphaBeta(0.2, 0.7)) == 1

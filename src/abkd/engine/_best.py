@@ -60,9 +60,7 @@ class BestWeights:
         key = f"eval_{self.select_by}"
         if key not in metrics:
             names = [name.removeprefix("eval_") for name in metrics]
-            raise InputError(
-                f"select_by={self.select_by!r} was not evaluated; {nearest(self.select_by, names)}"
-            )
+            raise InputError(f"select_by={self.select_by!r} was not evaluated; {nearest(self.select_by, names)}")
         value = float(metrics[key])
         better = self.value is None or (value > self.value if self.larger_is_better else value < self.value)
         if better:

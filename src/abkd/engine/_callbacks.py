@@ -41,8 +41,11 @@ class EpochCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Restore what transformers does not: the sum of the losses since the last log."""
+        """Seed the augmentation, and restore what transformers does not: the losses since the last log."""
         self._ended_at = -1
+        set_seed = getattr(self._trainer.train_dataset, "set_seed", None)
+        if set_seed is not None:
+            set_seed(args.seed if args.data_seed is None else args.data_seed)
         self._trainer.restore_progress()
 
     @override
@@ -55,9 +58,7 @@ class EpochCallback(TrainerCallback):
             set_epoch(int(state.epoch or 0))
 
     @override
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """In the last step of an epoch, or of the run, ask for what the epoch's end would ask for."""
         if float(state.epoch or 0.5).is_integer() or state.global_step >= state.max_steps:
             self._default.on_epoch_end(args, state, control)
@@ -72,9 +73,7 @@ class EpochCallback(TrainerCallback):
             control.should_log = control.should_evaluate = control.should_save = False
 
     @override
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the weights if this evaluation is the best so far."""
         if self._trainer.is_in_train:
             self._trainer.offer_best(kwargs["metrics"])

@@ -24,9 +24,7 @@ class ProgressCallback(TrainerCallback):
         self._text = ""
 
     @override
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report the step."""
         if state.is_world_process_zero and state.max_steps > 0:
             self._report(state.global_step / state.max_steps, self._text)

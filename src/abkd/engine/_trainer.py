@@ -112,9 +112,7 @@ class EngineTrainer(Trainer):
             loss = loss * (self.count_items(inputs) * self.args.world_size / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(
-        self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """One forward and backward pass.
 
         Raises:
@@ -228,9 +226,7 @@ class EngineTrainer(Trainer):
         limit = self.args.save_total_limit
         if limit is None or limit <= 0:
             return
-        found = [
-            path for path in root.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()
-        ]
+        found = [path for path in root.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
         found.sort(key=lambda path: int(path.name.removeprefix("checkpoint-")))
         for path in found[:-limit]:
             if str(path) != self.state.best_model_checkpoint:

@@ -160,6 +160,4 @@ class DistillationConfig(TrainingArguments):
             raise InputError(f"lr_milestones must be growing epochs above 0, got {milestones}")
         kind = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
         if kind not in ("auto", "constant", "constant_with_warmup"):
-            raise InputError(
-                f"lr_milestones is a schedule of its own: leave lr_scheduler_type at 'auto', got {kind!r}"
-            )
+            raise InputError(f"lr_milestones is a schedule of its own: leave lr_scheduler_type at 'auto', got {kind!r}")

@@ -50,9 +50,7 @@ def evaluate_models(
     logits: dict[str, list[Tensor]] = {name: [] for name in models}
     taught: list[Tensor] = []
     labels: list[Tensor] = []
-    loader: Any = DataLoader(
-        dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_images
-    )
+    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_images)
     for batch in loader:
         images = batch["pixel_values"].to(place)
         labels.append(batch["labels"])
@@ -62,9 +60,7 @@ def evaluate_models(
             taught.append(teacher(images).float().cpu())
     truth = torch.cat(labels)
     target = torch.cat(taught) if taught else None
-    measured = {
-        name: classification_metrics(torch.cat(parts), truth, target) for name, parts in logits.items()
-    }
+    measured = {name: classification_metrics(torch.cat(parts), truth, target) for name, parts in logits.items()}
     if target is not None:
         measured["teacher"] = classification_metrics(target, truth)
     return measured

@@ -34,9 +34,7 @@ def load_teacher(choice: ModelChoice, data: ImageData, *, cache: bool = False) -
     Raises:
         InputError: a teacher with random weights, or with other classes than the data's.
     """
-    if not Path(choice.name).is_dir() and not (
-        choice.options.get("pretrained") or choice.options.get("weights")
-    ):
+    if not Path(choice.name).is_dir() and not (choice.options.get("pretrained") or choice.options.get("weights")):
         raise InputError(
             f"teacher {choice.name!r} would have random weights: give the folder of a trained model or run "
             "(this is not one), or the options weights=FILE or pretrained=true"

@@ -10,9 +10,7 @@ from abkd.errors import InputError
 _BINS = 15
 
 
-def classification_metrics(
-    logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
-) -> dict[str, float]:
+def classification_metrics(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> dict[str, float]:
     """Metrics over a whole split.
 
     Args:
@@ -47,15 +45,11 @@ def classification_metrics(
 
 def _check(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> None:
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise InputError(
-            f"expected logits (N, K) and labels (N,), got {tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
+        raise InputError(f"expected logits (N, K) and labels (N,), got {tuple(logits.shape)} and {tuple(labels.shape)}")
     if len(labels) == 0:
         raise InputError("there are no images to evaluate on")
     if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
-        raise InputError(
-            f"labels must be in [0, {logits.shape[1]}), got {int(labels.min())} to {int(labels.max())}"
-        )
+        raise InputError(f"labels must be in [0, {logits.shape[1]}), got {int(labels.min())} to {int(labels.max())}")
     if teacher_logits is not None and teacher_logits.shape != logits.shape:
         raise InputError(
             f"teacher and student have different shapes: {tuple(teacher_logits.shape)} and "

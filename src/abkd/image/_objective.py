@@ -26,19 +26,13 @@ class ScheduledObjective:
         InputError: an unknown name or setting, or a value out of range at the start or the end of the run.
     """
 
-    def __init__(
-        self, method: str, divergence: Mapping[str, Any] | None, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, method: str, divergence: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
         if divergence is not None and "name" not in divergence:
-            raise InputError(
-                "divergence: 'name' is missing, e.g. {'name': 'alpha_beta', 'alpha': 0.8, 'beta': 0.2}"
-            )
+            raise InputError("divergence: 'name' is missing, e.g. {'name': 'alpha_beta', 'alpha': 0.8, 'beta': 0.2}")
         self._method = method
         self._divergence = None if divergence is None else _read(divergence)
         self._settings = _read(settings)
-        self._changes = any(
-            is_schedule(value) for value in (*(divergence or {}).values(), *settings.values())
-        )
+        self._changes = any(is_schedule(value) for value in (*(divergence or {}).values(), *settings.values()))
         self._last = self._build(1.0)
         self._first = self._build(0.0)
         self.needs_teacher: bool = self._first.needs_teacher

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import set_seed
 
 from abkd.engine import MetricsLog, ProgressBar, ProgressCallback, Report, RunFolder
+from abkd.errors import InputError
 from abkd.image._config import DistillationConfig
 from abkd.image._evaluate import evaluate_models
 from abkd.image._load import load_student, load_teacher
@@ -66,6 +67,8 @@ def run_image(
         AbkdError: the run itself failed; the loss became NaN, say.
     """
     started = time.monotonic()
+    if not 0 <= settings.seed < 2**32:
+        raise InputError(f"seed must be a whole number in [0, 2**32), got {settings.seed!r}")
     plain = settings.to_dict()
     run = RunFolder.check(folder, plain, resume=resume, overwrite=overwrite)
     if resume and (finished := run.result()) is not None:
@@ -79,11 +82,14 @@ def run_image(
     teacher = _prepared(teacher, settings, data, config)
     set_seed(settings.seed)  # the student's first weights do not depend on what was loaded before
     student = load_student(settings.student, data)
+    trainer = _trainer(student, teacher, config, data, run)
     if _is_main():
         RunFolder.create(folder, plain, resume=resume, overwrite=overwrite)
-    label = description or f"{settings.method}, seed {settings.seed}"
-    with _reporting(progress, label) as report:
-        trainer = _train(student, teacher, config, data, run, report, resume=resume)
+    checkpoint = run.newest_checkpoint() if resume else None
+    with _reporting(progress, description or f"{settings.method}, seed {settings.seed}") as report:
+        if report is not None:
+            trainer.add_callback(ProgressCallback(report))
+        trainer.train(None if checkpoint is None else str(checkpoint))
     if not _is_main():
         trainer.accelerator.wait_for_everyone()
         return _result(run, settings, trainer, student, teacher, {}, started)
@@ -136,36 +142,28 @@ def _prepared(
     if not isinstance(teacher, MemoryTeacher):
         teacher = MemoryTeacher(teacher)
     teacher.to(config.device)
-    loader: Any = DataLoader(
-        data.train, batch_size=config.per_device_eval_batch_size, collate_fn=collate_images
-    )
+    for name, value in (("set_seed", settings.seed), ("set_epoch", 0)):
+        if hasattr(data.train, name):
+            getattr(data.train, name)(value)
+    loader: Any = DataLoader(data.train, batch_size=config.per_device_eval_batch_size, collate_fn=collate_images)
     return teacher.prime(batch["pixel_values"].to(config.device) for batch in loader)
 
 
-def _train(
+def _trainer(
     student: ImageClassifier,
     teacher: Teacher | None,
     config: DistillationConfig,
     data: ImageData,
     run: RunFolder,
-    report: Report | None,
-    *,
-    resume: bool,
 ) -> DistillationTrainer:
-    callbacks: list[Any] = [MetricsLog(run.metrics)]
-    if report is not None:
-        callbacks.append(ProgressCallback(report))
-    trainer = DistillationTrainer(
+    return DistillationTrainer(
         student,
         teacher,
         config,
         train_dataset=data.train,
         eval_dataset=data.validation if _has_samples(data.validation) else None,
-        callbacks=callbacks,
+        callbacks=[MetricsLog(run.metrics)],
     )
-    checkpoint = run.newest_checkpoint() if resume else None
-    trainer.train(None if checkpoint is None else str(checkpoint))
-    return trainer
 
 
 def _test(

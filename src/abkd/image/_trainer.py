@@ -137,9 +137,7 @@ class DistillationTrainer(EngineTrainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def _loss(
-        self, model: nn.Module, inputs: Any, teacher: Teacher | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _loss(self, model: nn.Module, inputs: Any, teacher: Teacher | None) -> tuple[Tensor, Tensor, Tensor | None]:
         images, labels = inputs["pixel_values"], inputs["labels"]
         logits = logits_of(model(images))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -215,25 +213,17 @@ def _checked_args(args: Any, objective: Any, eval_dataset: Any) -> DistillationC
     if not isinstance(args, DistillationConfig):
         raise InputError(f"args must be an abkd.image.DistillationConfig, got {type(args).__name__}")
     if args.eval_strategy != "no" and eval_dataset is None:
-        raise InputError(
-            'eval_strategy needs an eval_dataset: give a validation split, or set eval_strategy="no"'
-        )
+        raise InputError('eval_strategy needs an eval_dataset: give a validation split, or set eval_strategy="no"')
     if objective is not None and (given := args.method_fields_set()):
-        raise InputError(
-            f"an objective is given, so {', '.join(given)} in args would have no effect: leave out"
-        )
+        raise InputError(f"an objective is given, so {', '.join(given)} in args would have no effect: leave out")
     if args.fsdp or args.deepspeed:
-        raise InputError(
-            "the image trainer runs on one device or data-parallel; leave fsdp and deepspeed off"
-        )
+        raise InputError("the image trainer runs on one device or data-parallel; leave fsdp and deepspeed off")
     return args
 
 
 def _check_same_classes(student: int, teacher: int) -> None:
     if student != teacher:
-        raise InputError(
-            f"the student has {student} classes and the teacher {teacher}: both must know the same labels"
-        )
+        raise InputError(f"the student has {student} classes and the teacher {teacher}: both must know the same labels")
 
 
 def _sgd(args: DistillationConfig) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from abkd.divergences import AlphaBeta
 from abkd.losses import _checks
 from abkd.losses._eager import divergence_loss
+from abkd.losses._gradient_scale import gradient_scale
+
+_MOMENTUM = 0.99
 
 
 class ABKDLoss(nn.Module):
@@ -21,6 +24,9 @@ class ABKDLoss(nn.Module):
         ce_weight: of the cross-entropy, at least 0.
         kd_weight: of the divergence, at least 0. The scale of an alpha-beta-divergence depends on alpha + beta, so
             published weights reach from 1 to 76.
+        calibrated: rescale the divergence so that its gradient in the logits is as long as forward KL's (see
+            `abkd.losses.gradient_scale`), by a running mean over training batches that is saved with the module. Then
+            a weight found for KL serves every (alpha, beta).
 
     Raises:
         InputError: settings out of range; at the call, whatever `divergence_loss` raises, and wrong labels.
@@ -45,12 +51,18 @@ class ABKDLoss(nn.Module):
         temperature: float = 1.0,
         ce_weight: float = 1.0,
         kd_weight: float = 1.0,
+        calibrated: bool = False,
     ) -> None:
         super().__init__()
         self.divergence = AlphaBeta(alpha, beta)
         self.temperature = _checks.check_positive("temperature", temperature)
         self.ce_weight = _checks.check_weight("ce_weight", ce_weight)
         self.kd_weight = _checks.check_weight("kd_weight", kd_weight)
+        self.calibrated = calibrated
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(()))
+        self.batches: Tensor
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
         """The loss, a scalar in nats; without labels the weighted divergence alone.
@@ -61,22 +73,31 @@ class ABKDLoss(nn.Module):
             labels: (...) class indices; tokens labelled -100 count in neither term.
         """
         if labels is None:
-            return self.kd_weight * divergence_loss(
-                student_logits, teacher_logits, self.divergence, temperature=self.temperature
-            )
+            return self.kd_weight * self._divergence(student_logits, teacher_logits, None)
         _checks.check_pair(student_logits, teacher_logits)
         _checks.check_labels(labels, student_logits.shape[:-1], student_logits.shape[-1])
         counted = labels != -100
-        distillation = divergence_loss(
-            student_logits, teacher_logits, self.divergence, temperature=self.temperature, mask=counted
-        )
         total = nn.functional.cross_entropy(
             student_logits.flatten(0, -2).to(torch.promote_types(student_logits.dtype, torch.float32)),
             labels.flatten(),
             ignore_index=-100,
             reduction="sum",
         )
+        distillation = self._divergence(student_logits, teacher_logits, counted)
         return self.ce_weight * total / counted.sum().clamp(min=1) + self.kd_weight * distillation
+
+    def _divergence(self, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None) -> Tensor:
+        loss = divergence_loss(student_logits, teacher_logits, self.divergence, temperature=self.temperature, mask=mask)
+        if not self.calibrated:
+            return loss
+        if self.training:
+            scale = gradient_scale(
+                student_logits, teacher_logits, self.divergence, temperature=self.temperature, mask=mask
+            )
+            self.batches += 1
+            weight = (1 / self.batches).clamp(min=1 - _MOMENTUM)  # a plain mean at first, then a running one
+            self.scale.lerp_(scale.to(self.scale), weight.to(self.scale))
+        return self.scale.clone() * loss
 
     def extra_repr(self) -> str:
         return (

@@ -94,8 +94,7 @@ class MemoryTeacher:
         head = f"{inputs.dtype} {tuple(inputs.shape[1:])}".encode()
         host = inputs.detach().cpu().contiguous()
         return [
-            hashlib.blake2b(head + bytes_of(sample), digest_size=_KEY_BYTES, key=self._salt).digest()
-            for sample in host
+            hashlib.blake2b(head + bytes_of(sample), digest_size=_KEY_BYTES, key=self._salt).digest() for sample in host
         ]
 
     def _keep(self, keys: list[bytes], logits: Tensor) -> None:
