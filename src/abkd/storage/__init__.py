@@ -6,16 +6,26 @@ records size and SHA-256 of everything in a folder; `verify_manifest` says which
 temporary name and renames it once it is complete.
 """
 
-from ._atomic import atomic_write_bytes, atomic_write_json, atomic_write_text, read_json, staged_folder
+from ._atomic import (
+    STAGED_PREFIX,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    read_json,
+    replace_folder,
+    staged_folder,
+)
 from ._manifest import MANIFEST_NAME, newest_complete, sha256_of, verify_manifest, write_manifest
 
 __all__ = [
     "MANIFEST_NAME",
+    "STAGED_PREFIX",
     "atomic_write_bytes",
     "atomic_write_json",
     "atomic_write_text",
     "newest_complete",
     "read_json",
+    "replace_folder",
     "sha256_of",
     "staged_folder",
     "verify_manifest",
