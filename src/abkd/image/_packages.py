@@ -1,29 +1,12 @@
-"""Naming the command that installs an optional package, where one is missing."""
+"""Naming the command that installs an optional package of this room, where one is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from abkd.errors import MissingPackageError
+from abkd import errors
 
 
-@contextmanager
-def needed(package: str, extra: str = "image") -> Generator[None]:
-    """Around an import: if `package` is not installed, say which command installs it.
-
-    Args:
-        package: the name that is imported.
-        extra: the extra of abkd that brings it.
-
-    Raises:
-        MissingPackageError: the package is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != package:
-            raise
-        raise MissingPackageError(
-            f'the package {package!r} is needed here and is not installed: pip install "abkd[{extra}]"'
-        ) from error
+def needed(package: str, extra: str = "image") -> AbstractContextManager[None]:
+    """`abkd.errors.needed` for the room's own extra."""
+    return errors.needed(package, extra)

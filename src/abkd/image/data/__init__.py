@@ -3,8 +3,8 @@
 Shapes: N images, C channels, H x W pixels, K classes.
 """
 
-from ._dataset import ImageDataset
-from ._load import ImageData, data_names, load_data
-from ._split import base_and_new
+from abkd.image.data._dataset import ImageDataset
+from abkd.image.data._load import ImageData, data_names, load_data
+from abkd.image.data._split import base_and_new
 
 __all__ = ["ImageData", "ImageDataset", "base_and_new", "data_names", "load_data"]

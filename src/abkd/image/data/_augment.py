@@ -56,9 +56,7 @@ def fit(image: Tensor, size: tuple[int, int], *, crop: bool) -> Tensor:
     return transforms.center_crop(transforms.resize(image, larger, antialias=True), list(size))
 
 
-def augmented(
-    image: Tensor, size: tuple[int, int], augment: str, key: tuple[int, int, int], *, crop: bool
-) -> Tensor:
+def augmented(image: Tensor, size: tuple[int, int], augment: str, key: tuple[int, int, int], *, crop: bool) -> Tensor:
     """The image at `size`, changed at random.
 
     Args:

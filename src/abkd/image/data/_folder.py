@@ -73,8 +73,7 @@ def _check_same(train: Path, expected: list[str], place: Path, names: list[str])
         faults = [f"{place} lacks {', '.join(missing[:3])}"] if missing else []
         faults += [f"{train} lacks {', '.join(extra[:3])}"] if extra else []
         raise InputError(
-            f"splits with different class folders ({len(missing) + len(extra)} in one only): "
-            f"{'; '.join(faults)}"
+            f"splits with different class folders ({len(missing) + len(extra)} in one only): {'; '.join(faults)}"
         )
 
 

@@ -72,8 +72,8 @@ def _from_disk(path: str) -> Any:
         raise InputError(f"datasets:{path}: expected a folder written by save_to_disk, found none")
     try:
         return datasets.load_from_disk(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"datasets:{path}: not a folder written by save_to_disk ({error})") from error
+    except Exception as error:  # many kinds; an empty data set, for one, is an IndexError
+        raise InputError(f"datasets:{path}: cannot be read as a folder written by save_to_disk ({error})") from error
 
 
 def _from_hub(name: str, options: Mapping[str, Any]) -> Any:
@@ -109,9 +109,7 @@ def _chosen(name: str, loaded: Any, options: Mapping[str, Any]) -> dict[str, Any
     return chosen
 
 
-def _column(
-    name: str, features: Mapping[str, Any], wanted: str | None, what: str, kinds: tuple[str, ...]
-) -> str:
+def _column(name: str, features: Mapping[str, Any], wanted: str | None, what: str, kinds: tuple[str, ...]) -> str:
     """The wanted column, else the only one of the first kind, else one called after `what`."""
     if wanted is not None:
         if wanted not in features:

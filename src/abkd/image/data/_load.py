@@ -155,9 +155,7 @@ def _raw(name: str, root: str | os.PathLike[str] | None, download: bool, options
         raise InputError(f"{name}: unknown option {option!r}; this data takes none of its own")
     if key in _CARRIED:
         if root is not None:
-            raise InputError(
-                f"{name}: root has no meaning here, the images come with a package; leave it out"
-            )
+            raise InputError(f"{name}: root has no meaning here, the images come with a package; leave it out")
         return _CARRIED[key]()
     return load_folder(_folder(name, root))
 
@@ -165,9 +163,7 @@ def _raw(name: str, root: str | os.PathLike[str] | None, download: bool, options
 def _folder(name: str, root: str | os.PathLike[str] | None) -> Path:
     if name.lower() in _FOLDERS:
         if root is None:
-            raise InputError(
-                f"{name}: expected root, the folder that holds train/ and val/ or test/; got none"
-            )
+            raise InputError(f"{name}: expected root, the folder that holds train/ and val/ or test/; got none")
         return Path(root)
     if Path(name).is_dir():
         if root is not None:

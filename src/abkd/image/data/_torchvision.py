@@ -65,9 +65,7 @@ KNOWN = {
 }
 
 
-def load_torchvision(
-    name: str, root: str | os.PathLike[str] | None, download: bool, options: Mapping[str, Any]
-) -> Raw:
+def load_torchvision(name: str, root: str | os.PathLike[str] | None, download: bool, options: Mapping[str, Any]) -> Raw:
     """A data set of torchvision.
 
     Args:
@@ -92,9 +90,7 @@ def load_torchvision(
     }
     class_names = _class_names(splits, name)
     sources = {split: _source(data, f"{name}, {split} split") for split, data in splits.items()}
-    return assemble(
-        name, sources, class_names, augment=known.augment, size=known.size, mean=known.mean, std=known.std
-    )
+    return assemble(name, sources, class_names, augment=known.augment, size=known.size, mean=known.mean, std=known.std)
 
 
 def _class(name: str) -> Any:
@@ -104,9 +100,7 @@ def _class(name: str) -> Any:
 
     found: Any = getattr(datasets, name, None)
     if not (inspect.isclass(found) and issubclass(found, VisionDataset)):
-        names = [
-            key for key in datasets.__all__ if key not in ("VisionDataset", "wrap_dataset_for_transforms_v2")
-        ]
+        names = [key for key in datasets.__all__ if key not in ("VisionDataset", "wrap_dataset_for_transforms_v2")]
         raise InputError(f"torchvision:{name}: no such data set; {nearest(name, names)}")
     return found
 
@@ -121,9 +115,7 @@ def _arguments(cls: Any, known: Known, options: Mapping[str, Any]) -> dict[str, 
     return {"train": {}}
 
 
-def _made(
-    name: str, cls: Any, arguments: dict[str, Any], root: str | os.PathLike[str], download: bool
-) -> Any:
+def _made(name: str, cls: Any, arguments: dict[str, Any], root: str | os.PathLike[str], download: bool) -> Any:
     parameters = inspect.signature(cls).parameters
     unknown = [key for key in arguments if key not in parameters]
     if unknown:

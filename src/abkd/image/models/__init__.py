@@ -3,11 +3,11 @@
 Shapes: B images, C channels, H x W pixels, K classes.
 """
 
-from ._build import build_model, model_names
-from ._classifier import ImageClassifier, as_classifier
-from ._save import load_model, read_spec, save_model
-from ._spec import ModelSpec
-from ._weights import load_weights
+from abkd.image.models._build import build_model, model_names
+from abkd.image.models._classifier import ImageClassifier, as_classifier
+from abkd.image.models._save import load_model, read_spec, save_model
+from abkd.image.models._spec import ModelSpec
+from abkd.image.models._weights import load_weights
 
 __all__ = [
     "ImageClassifier",

@@ -85,9 +85,7 @@ def build_model(
     return model
 
 
-def assemble(
-    spec: ModelSpec, given: Mapping[str, Any], config: Mapping[str, Any] | None = None
-) -> ImageClassifier:
+def assemble(spec: ModelSpec, given: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> ImageClassifier:
     """The architecture of `spec`, with the preprocessing `given` before what the library knows.
 
     Args:
@@ -123,9 +121,7 @@ def _backbone(spec: ModelSpec) -> Built:
             "torchvision:NAME, hf:NAME, or a folder made by save_model"
         )
     if spec.pretrained:
-        raise InputError(
-            f"{spec.name}: no published weights to fetch; give weights=PATH of a checkpoint instead"
-        )
+        raise InputError(f"{spec.name}: no published weights to fetch; give weights=PATH of a checkpoint instead")
     return _own(spec)
 
 

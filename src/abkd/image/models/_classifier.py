@@ -95,9 +95,7 @@ class ImageClassifier(nn.Module):
         pixels = _with_channels(pixel_values.to(self.mean.dtype), self.spec.channels)
         size = self.spec.input_size
         if size is not None and tuple(pixels.shape[-2:]) != size:
-            pixels = functional.interpolate(
-                pixels, size=size, mode="bilinear", align_corners=False, antialias=True
-            )
+            pixels = functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
         return (pixels - self.mean) / self.std
 
     def extra_repr(self) -> str:

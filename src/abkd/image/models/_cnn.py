@@ -41,9 +41,7 @@ class SmallCNN(nn.Module):
             ]
         self.features = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
         width = widths[-1] * grid * grid
-        self.hidden = (
-            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True)) if hidden else nn.Identity()
-        )
+        self.hidden = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True)) if hidden else nn.Identity()
         self.fc = nn.Linear(hidden or width, num_classes)
 
     def forward(self, pixels: Tensor) -> Tensor:

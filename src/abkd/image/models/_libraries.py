@@ -27,18 +27,14 @@ class Built:
     config: dict[str, Any] | None = None
 
 
-def from_timm(
-    name: str, num_classes: int, channels: int, pretrained: bool, options: Mapping[str, Any]
-) -> Built:
+def from_timm(name: str, num_classes: int, channels: int, pretrained: bool, options: Mapping[str, Any]) -> Built:
     """`timm.create_model(name, ...)`; mean, std and size are timm's own for these weights."""
     with needed("timm"):
         import timm
         from timm.data.config import resolve_model_data_config
 
     try:
-        model = timm.create_model(
-            name, pretrained=pretrained, num_classes=num_classes, in_chans=channels, **options
-        )
+        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=channels, **options)
     except Exception as error:  # timm and the hub behind it raise many kinds
         raise _not_built("timm", name, pretrained, error, timm.list_models()) from error
     settings = resolve_model_data_config(model)
@@ -136,9 +132,7 @@ def from_config(config: Mapping[str, Any]) -> Built:
     return _of_transformers(model, 3, None, None)
 
 
-def _of_transformers(
-    model: Any, channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> Built:
+def _of_transformers(model: Any, channels: int, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Built:
     config = model.config
     size: Any = getattr(getattr(config, "vision_config", config), "image_size", None)
     if isinstance(size, Mapping):
@@ -166,7 +160,7 @@ def _processor_numbers(name: str) -> tuple[tuple[float, ...] | None, tuple[float
     from transformers import AutoImageProcessor
 
     try:
-        processor: Any = AutoImageProcessor.from_pretrained(name, use_fast=False)
+        processor: Any = AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError, KeyError):
         return (
             None,
@@ -186,9 +180,7 @@ def _load_but_head(model: nn.Module, weights: dict[str, Any]) -> None:
             raise InputError(f"the published weights have no {key} of this shape; leave out the options")
 
 
-def _not_built(
-    library: str, name: str, pretrained: bool, error: Exception, known: Iterable[str]
-) -> InputError:
+def _not_built(library: str, name: str, pretrained: bool, error: Exception, known: Iterable[str]) -> InputError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     remedy = (
         "check the name and the connection, or give weights=PATH of a file instead of pretrained"

@@ -47,9 +47,7 @@ def save_model(model: ImageClassifier, folder: str | os.PathLike[str]) -> Path:
         )
     target = Path(folder)
     _refuse_other_files(target)
-    weights = {
-        key: value.detach().cpu().clone().contiguous() for key, value in model.backbone.state_dict().items()
-    }
+    weights = {key: value.detach().cpu().clone().contiguous() for key, value in model.backbone.state_dict().items()}
     with staged_folder(target) as staged:
         described = {"format": _FORMAT, "spec": model.spec.to_dict(), "config": model.config_dict}
         atomic_write_json(staged / SPEC_NAME, described)
@@ -140,6 +138,4 @@ def _refuse_other_files(target: Path) -> None:
         raise InputError(f"{target}: expected a folder to save the model in, found a file")
     others = sorted({path.name for path in target.iterdir()} - {SPEC_NAME, WEIGHTS_NAME, MANIFEST_NAME})
     if others:
-        raise InputError(
-            f"{target}: holds other files ({others[0]}, ...); give the model a folder of its own"
-        )
+        raise InputError(f"{target}: holds other files ({others[0]}, ...); give the model a folder of its own")

@@ -76,9 +76,7 @@ def check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], sourc
     extra = [key for key in found if key not in expected and not key.endswith(_COUNTER)]
     shapes = [key for key in expected if key in found and found[key].shape != expected[key].shape]
     faults = [
-        f"{len(keys)} {what}, first {keys[0]!r}"
-        for what, keys in (("missing", missing), ("unknown", extra))
-        if keys
+        f"{len(keys)} {what}, first {keys[0]!r}" for what, keys in (("missing", missing), ("unknown", extra)) if keys
     ]
     if shapes:
         key = shapes[0]

@@ -23,9 +23,7 @@ class CifarResNet(nn.Module):
         channels: image channels C.
     """
 
-    def __init__(
-        self, depth: int, widths: tuple[int, int, int, int], num_classes: int, channels: int
-    ) -> None:
+    def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int, channels: int) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)

@@ -85,9 +85,7 @@ class CifarShuffleNetV2(nn.Module):
         widths: channels after the three stages and of the last convolution.
     """
 
-    def __init__(
-        self, num_classes: int, channels: int, widths: Sequence[int] = (116, 232, 464, 1024)
-    ) -> None:
+    def __init__(self, num_classes: int, channels: int, widths: Sequence[int] = (116, 232, 464, 1024)) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, _STEM, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(_STEM)
