@@ -32,7 +32,7 @@ def test_an_existing_run_is_refused_unless_told(tmp_path):
     run.checkpoints.mkdir()
     (run.path / "notes.txt").write_text("mine")
     run.write_result({})
-    with pytest.raises(RunExistsError, match="--resume.*--overwrite") as caught:
+    with pytest.raises(RunExistsError, match=r"--resume.*--overwrite") as caught:
         RunFolder.create(tmp_path, SETTINGS)
     assert caught.value.exit_code == 2
     RunFolder.create(tmp_path, SETTINGS, resume=True)

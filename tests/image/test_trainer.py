@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from trainer_toys import CLASSES, Images, config, same_bits, student, teacher, trainer
+from transformers import TrainingArguments
 
 import abkd
 from abkd.engine import MetricsLog, TrainingError
@@ -367,10 +368,9 @@ def test_plain_settings_are_checked_and_wrapped(tmp_path):
         DistillationConfig.from_settings({"seed": 1}, seed=2)
     with pytest.raises(InputError, match=r"training: .*everyday"):
         DistillationConfig.from_settings({"save_strategy": "everyday"})
+    plain = TrainingArguments(output_dir=str(tmp_path), report_to="none")
     with pytest.raises(InputError, match="got TrainingArguments"):
-        from transformers import TrainingArguments
-
-        DistillationTrainer(student(), teacher(), TrainingArguments(output_dir=str(tmp_path), report_to="none"))
+        DistillationTrainer(student(), teacher(), plain)
 
 
 def test_collating_dicts_and_pairs():

@@ -206,7 +206,7 @@ def test_progress_by_a_function(tmp_path, data):
         ({"teacher": None}, "needs a teacher"),
         ({"teacher": TEACHER}, "would have random weights"),
         ({"teacher": ModelChoice("runs/none")}, "would have random weights"),
-        ({"student": ModelChoice("resnet21")}, "did you mean 'resnet20'"),
+        ({"student": ModelChoice("resnet21")}, "did you mean 'resnet"),
         ({"data": DataChoice("digts")}, "did you mean 'digits'"),
         ({"training": {"learning_rte": 1}}, "did you mean 'learning_rate'"),
         ({"training": {"seed": 1}}, r"training\.seed: set elsewhere"),

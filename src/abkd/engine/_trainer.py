@@ -17,8 +17,7 @@ from abkd.engine._best import BestWeights
 from abkd.engine._callbacks import EpochCallback
 from abkd.engine._checkpoint import check_fits, checkpoint_to_resume, read_progress, write_progress
 from abkd.errors import AbkdError, InputError
-from abkd.storage import write_manifest
-from abkd.storage._atomic import STAGED_PREFIX, replace_folder
+from abkd.storage import STAGED_PREFIX, replace_folder, write_manifest
 
 _STATE_FILE = "trainer_state.json"
 

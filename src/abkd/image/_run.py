@@ -70,7 +70,9 @@ def run_image(
     if not 0 <= settings.seed < 2**32:
         raise InputError(f"seed must be a whole number in [0, 2**32), got {settings.seed!r}")
     plain = settings.to_dict()
-    run = RunFolder.check(folder, plain, resume=resume, overwrite=overwrite)
+    run = RunFolder(Path(folder))
+    if _is_main():  # the other ranks may come after the first has opened the folder
+        RunFolder.check(folder, plain, resume=resume, overwrite=overwrite)
     if resume and (finished := run.result()) is not None:
         return RunResult.from_dict(finished, run.path)
     set_seed(settings.seed)

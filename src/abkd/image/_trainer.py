@@ -15,8 +15,7 @@ from abkd.errors import InputError
 from abkd.image._config import DistillationConfig
 from abkd.image._metrics import classification_metrics
 from abkd.image._objective import FixedObjective
-from abkd.teachers import MemoryTeacher, Teacher, as_teacher, logits_of
-from abkd.teachers._live import known_num_classes
+from abkd.teachers import MemoryTeacher, Teacher, as_teacher, known_num_classes, logits_of
 
 _EVAL_MEMORY = 256 << 20
 

@@ -1,0 +1,81 @@
+"""Two processes train what one does, with one loss over both ranks, and share one run folder."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_trainer import in_double
+from trainer_toys import Images, trainer
+
+from abkd.image import DataChoice, ImageRun, ModelChoice, run_image
+
+FORKED = """
+import os, sys, traceback
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+import test_trainer_ranks
+for rank in range(2):
+    if os.fork() == 0:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+        try:
+            test_trainer_ranks.work(sys.argv[2], batch=1, steps=2)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+sys.exit(max(os.waitstatus_to_exitcode(os.wait()[1]) != 0 for _ in range(2)))
+"""
+
+
+def work(folder, *, batch, steps):
+    folder = Path(folder)
+    run = trainer(
+        folder / "trainer", model=in_double(), train=Images(20), validation=Images(7, seed=9),
+        per_device_train_batch_size=batch, gradient_accumulation_steps=steps, ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    run.train()
+    if run.is_world_process_zero():
+        torch.save({"weights": run.model.state_dict(), "log": run.state.log_history}, folder / "outcome.pt")
+    student = ModelChoice("cnn", {"widths": [2, 4], "hidden": 8})
+    training = {"num_train_epochs": 1, "use_cpu": True, "per_device_train_batch_size": 8 * batch}
+    settings = ImageRun(student, DataChoice("digits", {"train_size": 100}), "sft", training=training)
+    run_image(settings, folder / "run", progress=False)
+
+
+def outcome(folder):
+    result = json.loads((folder / "run" / "result.json").read_text())
+    return torch.load(folder / "outcome.pt", weights_only=True), result
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
+def test_two_ranks_with_accumulation_equal_one(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    work(tmp_path / "one", batch=4, steps=1)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(Path(__file__).parent), str(tmp_path / "two")],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, alone = outcome(tmp_path / "one")
+    two, shared = outcome(tmp_path / "two")
+    for name, tensor in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], tensor, rtol=1e-9, atol=1e-12)
+    for key in ("eval_accuracy", "eval_nll", "eval_agreement"):
+        values = [[line[key] for line in run["log"] if key in line] for run in (one, two)]
+        assert values[0] == pytest.approx(values[1], rel=1e-6)
+    assert set(shared["metrics"]) == set(alone["metrics"]) == {"validation", "test"}
