@@ -20,9 +20,7 @@ def compare(
     overrides: Overrides = None,
     methods: Annotated[
         str | None,
-        typer.Option(
-            "--methods", "-m", metavar="A,B,...", help="Methods; default: compare.methods of the recipe."
-        ),
+        typer.Option("--methods", "-m", metavar="A,B,...", help="Methods; default: compare.methods of the recipe."),
     ] = None,
     seeds: Annotated[
         str | None,

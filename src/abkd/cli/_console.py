@@ -43,6 +43,9 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         except AbkdError as error:
             err().print(str(error), style="red", markup=False, soft_wrap=True)
             raise SystemExit(error.exit_code) from None
+        except OSError as error:  # a full disk, a folder that may not be written: the machine's, not a bug
+            err().print(f"{error}. {_advice()}", style="red", markup=False, soft_wrap=True)
+            raise SystemExit(1) from None
         except KeyboardInterrupt:
             err().print(f"\nStopped. {_advice()}", markup=False, soft_wrap=True)
             raise SystemExit(INTERRUPTED) from None

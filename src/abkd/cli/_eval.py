@@ -26,9 +26,7 @@ def evaluate(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FOLDER", help="Where a recipe's runs are; default: its output."
-        ),
+        typer.Option("--output", "-o", metavar="FOLDER", help="Where a recipe's runs are; default: its output."),
     ] = None,
     which: Annotated[
         str,

@@ -31,8 +31,6 @@ Resume = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what the folder holds, and start anew.")]
 DryRun = Annotated[
     bool,
-    typer.Option(
-        "--dry-run", help="Two steps of every method on made-up images of the right size; keep nothing."
-    ),
+    typer.Option("--dry-run", help="Two steps of every method on made-up images of the right size; keep nothing."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]

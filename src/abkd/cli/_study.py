@@ -57,9 +57,7 @@ def show(comparison: Comparison) -> None:
     if comparison.records:
         plain(_sizes(comparison.records[0]))
     for failure in comparison.failures:
-        err().print(
-            f"{failure.method}, seed {failure.seed}, failed: {failure.message}", style="red", markup=False
-        )
+        err().print(f"{failure.method}, seed {failure.seed}, failed: {failure.message}", style="red", markup=False)
 
 
 def dry_run(recipe: Recipe, methods: Sequence[str]) -> None:
@@ -86,9 +84,7 @@ class _Teller:
     def teacher(self, result: RunResult) -> None:
         """The teacher's own result."""
         accuracy = 100 * result.metrics["test"]["best"]["accuracy"]
-        self._print(
-            f"teacher: {accuracy:.2f} % on the test split, {result.parameters['student']:,} parameters"
-        )
+        self._print(f"teacher: {accuracy:.2f} % on the test split, {result.parameters['student']:,} parameters")
 
     def run(self, planned: Planned, outcome: Record | Failure) -> None:
         """One student's result."""
@@ -110,9 +106,7 @@ def _say_what(recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], fold
     """What will run, with the name of every method's divergence, so that nobody mistakes one for another."""
     console = err()
     numbers = ", ".join(map(str, seeds))
-    console.print(
-        f"{recipe.source}: {len(methods)} x {len(seeds)} runs (seeds {numbers}) into {folder}", markup=False
-    )
+    console.print(f"{recipe.source}: {len(methods)} x {len(seeds)} runs (seeds {numbers}) into {folder}", markup=False)
     for method in methods:
         console.print(f"  {method}: {recipe.describe(method)}", markup=False, soft_wrap=True)
 

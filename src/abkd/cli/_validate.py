@@ -12,9 +12,7 @@ EXAMPLES = ("abkd validate recipes/cifar100/*.yaml",)
 
 
 def validate(
-    recipes: Annotated[
-        list[str], typer.Argument(metavar="RECIPE...", help="YAML files, or names of shipped recipes.")
-    ],
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="YAML files, or names of shipped recipes.")],
 ) -> None:
     """Check recipes without loading any data or weights.
 

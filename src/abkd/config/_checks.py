@@ -35,9 +35,7 @@ def _methods(sections: Mapping[str, Any]) -> Iterator[str]:
     if method is not None:
         divergence: Divergence | None = sections.get("divergence")
         loss: Mapping[str, Any] = sections.get("loss") or {}
-        yield from method_problems(
-            method, MethodSettings(divergence=divergence, loss=dict(loss)), "method", ""
-        )
+        yield from method_problems(method, MethodSettings(divergence=divergence, loss=dict(loss)), "method", "")
     for place, name in enumerate(compare.methods or ()):
         if name not in method_names():
             yield f"compare.methods.{place}: no such method as {name!r}; {nearest(name, method_names())}"

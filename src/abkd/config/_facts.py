@@ -17,21 +17,25 @@ _KNOWN: dict[str, tuple[int, int, tuple[int, int]]] = {
     "digits": (10, 1, (8, 8)),
     "cifar10": (10, 3, (32, 32)),
     "cifar100": (100, 3, (32, 32)),
+    "mnist": (10, 1, (28, 28)),
+    "fashionmnist": (10, 1, (28, 28)),
+    "svhn": (10, 3, (32, 32)),
+    "stl10": (10, 3, (96, 96)),
     "food101": (101, 3, (224, 224)),
     "eurosat": (10, 3, (64, 64)),
     "imagenet": (1000, 3, (224, 224)),
 }
+_WITHOUT_ROOT = ("mnist-5k", "digits")
 _BUILDING = (TypeError, ValueError, RuntimeError)
 
 
 def image_facts(data: Data) -> tuple[int, int, tuple[int, int]] | None:
     """Classes, channels and (height, width), where the name alone or the class folders tell."""
-    known = _KNOWN.get(data.name.lower())
+    place = _folder(data)
+    classes = _class_folders(place) if place is not None and place.is_dir() else []
+    known = (len(classes), 3, (224, 224)) if classes else _KNOWN.get(data.name.lower())
     if known is None:
-        folders = _class_folders(data.name)
-        if not folders:
-            return None
-        known = (len(folders), 3, (224, 224))
+        return None
     size = data.image_size
     if size is None:
         return known
@@ -48,20 +52,24 @@ def data_problem(data: Data) -> str | None:
     """What is wrong with the name or the place of the data, or None."""
     from abkd.image.data import data_names
 
+    if data.name.lower() in _WITHOUT_ROOT:
+        extra = [key for key, given in (("root", data.root), ("download", data.download)) if given]
+        return f"data.{extra[0]}: {data.name} comes with a package; leave it out" if extra else None
     if data.root is not None and not data.download and not Path(data.root).is_dir():
         return f"data.root: no such folder: {data.root}; create it, or set data.download: true"
     name, names = data.name, data_names()
-    if name.lower() in names or name.startswith(("hub:", "datasets:", "torchvision:")):
+    place = _folder(data)
+    if place is not None and place.is_dir():
+        return None if _class_folders(place) else f"data.name: {place} holds no folders of images, one a class"
+    if name.startswith(("hub:", "datasets:")):
         return None
-    if Path(name).is_dir():
-        if not (Path(name) / "train").is_dir():
-            return f"data.name: the folder {name} has no train/ with a folder a class"
-        return None if _class_folders(name) else f"data.name: {name}/train holds no class folders"
+    if name.lower() in names or name.startswith("torchvision:"):
+        if data.root is not None:
+            return None
+        return f"data.root: required by {name}: the folder that holds its files, or will with download: true"
     if "/" in name or "\\" in name or name.startswith("."):
         return f"data.name: no such folder: {name}"
-    return (
-        f"data.name: no such data as {name!r}; {nearest(name, names)}; or a folder with train/, or hub:NAME"
-    )
+    return f"data.name: no such data as {name!r}; {nearest(name, names)}; or a folder, or hub:NAME"
 
 
 def saved_class_count(folder: str) -> int | None:
@@ -108,13 +116,23 @@ def model_problems(
         yield f"{path}.model: no such {kind} as {name!r}; {known}; or timm:, torchvision:, hf:NAME"
         return
     base: dict[str, Any] = {"num_classes": classes or 10, "pretrained": pretrained}
-    for chosen in [{key: value} for key, value in options.items()] or [{}]:
+    for chosen in [{}, *({key: value} for key, value in options.items())]:
         with torch.device("meta"):
             fault = fault_of(lambda some=chosen: build_model(name, **base, **some), *_BUILDING)
         if fault is not None:
             yield f"{'.'.join([path, *(f'options.{key}' for key in chosen)])}: {fault}"
+            if not chosen:
+                return  # wrong with any options
 
 
-def _class_folders(name: str) -> list[str]:
-    train = Path(name) / "train"
-    return sorted(entry.name for entry in train.iterdir() if entry.is_dir()) if train.is_dir() else []
+def _folder(data: Data) -> Path | None:
+    """The folder that a section names, if it names one and not a data set."""
+    if data.name.lower() in ("folder", "imagenet"):
+        return Path(data.root) if data.root is not None else None
+    return Path(data.name) if Path(data.name).is_dir() else None
+
+
+def _class_folders(place: Path) -> list[str]:
+    """The names of the classes: folders in train/, or in the folder itself."""
+    train = next((place / name for name in ("train", "training") if (place / name).is_dir()), place)
+    return sorted(entry.name for entry in train.iterdir() if entry.is_dir())

@@ -10,6 +10,9 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 
 
+Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
+
+
 class Section(BaseModel):
     """A part of a recipe: frozen, strict about its keys."""
 
@@ -20,14 +23,16 @@ class Data(Section):
     """Which images.
 
     `name` is a built-in name (`abkd.image.data.data_names()`), a folder with train/ and test/, or `hub:NAME`.
-    `validation` images (a share in (0, 1), or a count) are held out of the training split, and the epoch is
-    chosen on them. `train_size` of the rest (a share or a count, the same number from every class) are what
-    the student sees; a teacher trained by the recipe sees the whole rest.
+    `validation` images (a share in (0, 1), or a count; 0 for none, and then the last epoch counts) are held
+    out of the training split, and the epoch is chosen on them; without it, the data's own validation split,
+    or a tenth. `test` likewise, for data without a test split. `train_size` of the rest (a share or a count,
+    evenly over the classes) are what the student sees; a teacher trained by the recipe sees the whole rest.
     """
 
     name: str = Field(min_length=1)
     root: str | None = None
-    validation: Annotated[float, Field(gt=0, lt=1, strict=True)] | Count = 0.1
+    validation: Share | Annotated[int, Field(ge=0, strict=True)] | None = None
+    test: Share | Count | None = None
     split_seed: Seed = 0
     train_size: Annotated[float, Field(gt=0, le=1, strict=True)] | Count | None = None
     augment: Literal["auto", "none", "crop-flip", "imagenet"] = "auto"

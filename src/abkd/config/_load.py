@@ -47,9 +47,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
     except RecipeError as error:
         raise RecipeError(error.problems, str(path)) from error
     if not isinstance(value, dict):
-        raise RecipeError(
-            [f"expected a mapping of sections such as data, student, got {show(value)}"], str(path)
-        )
+        raise RecipeError([f"expected a mapping of sections such as data, student, got {show(value)}"], str(path))
     raw, more = apply_overrides(cast("dict[str, Any]", value), overrides)
     return _checked(raw, str(path), [*faults, *more])
 
@@ -81,9 +79,7 @@ def _checked(raw: dict[str, Any], source: str, faults: list[str]) -> Recipe:
     return Recipe(spec, source)
 
 
-def _sound_sections(
-    raw: Mapping[str, Any], model: type[ImageRecipe], error: ValidationError
-) -> dict[str, Any]:
+def _sound_sections(raw: Mapping[str, Any], model: type[ImageRecipe], error: ValidationError) -> dict[str, Any]:
     """What is right in itself (defaults included), so that one fault hides no other.
 
     A faulty key is left out of its section; a section that is wrong as a whole is left out.

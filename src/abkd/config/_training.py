@@ -94,11 +94,7 @@ def _fit(checked: Mapping[str, Any], path: str) -> Iterator[str]:
         said = fault_of(lambda: DistillationConfig.from_settings(settings, output_dir="unused"))
         return said and said.removeprefix("training: ")
 
-    alone = {
-        key: said
-        for key, value in checked.items()
-        if key != "eval_strategy" and (said := fault({key: value}))
-    }
+    alone = {key: said for key, value in checked.items() if key != "eval_strategy" and (said := fault({key: value}))}
     yield from (f"{path}.{key}: {said}" for key, said in alone.items())
     rest = {key: value for key, value in checked.items() if key not in alone and key != "eval_strategy"}
     said = fault(rest)
@@ -120,11 +116,7 @@ def _check_value(key: str, value: Any, kind: Any) -> tuple[Any, str | None]:
     except ValidationError:
         return value, f"expected {_in_words(kind)}, got {show(value)}"
     least = _LEAST.get(key)
-    if (
-        least
-        and isinstance(result, (int, float))
-        and (result < least[0] or (result == least[0] and not least[1]))
-    ):
+    if least and isinstance(result, (int, float)) and (result < least[0] or (result == least[0] and not least[1])):
         return value, f"expected {'at least' if least[1] else 'more than'} {least[0]:g}, got {value}"
     if isinstance(result, float) and result != result:
         return value, "expected a number, got nan"
@@ -142,9 +134,7 @@ def _kinds() -> dict[str, Any]:
         raise MissingPackageError('training needs transformers: pip install "abkd[image]"') from error
     hints = typing.get_type_hints(DistillationConfig)
     # Where image defaults are declared as Any, transformers' own declaration is the stricter one.
-    hints |= {
-        key: kind for key, kind in typing.get_type_hints(TrainingArguments).items() if hints[key] is Any
-    }
+    hints |= {key: kind for key, kind in typing.get_type_hints(TrainingArguments).items() if hints[key] is Any}
     return {field.name: hints[field.name] for field in fields(DistillationConfig) if field.init}
 
 

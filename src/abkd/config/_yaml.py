@@ -39,9 +39,7 @@ class _Loader(yaml.SafeLoader):
                 self.faults.append(f"line {line}: expected a plain word as a key, got a {key.id}")
             elif key.value in lines:
                 first = lines[key.value]
-                self.faults.append(
-                    f"line {line}: the key {key.value!r} is already given on line {first}; keep one"
-                )
+                self.faults.append(f"line {line}: the key {key.value!r} is already given on line {first}; keep one")
             else:
                 lines[key.value] = line
                 unique.append((key, value))
@@ -112,9 +110,7 @@ def apply_overrides(recipe: dict[str, Any], overrides: Iterable[str]) -> tuple[d
                 place[key] = {}
             place = place[key]
             if not isinstance(place, dict):
-                faults.append(
-                    f"{path}: {key!r} holds {place!r}, not a mapping, so nothing can be set inside it"
-                )
+                faults.append(f"{path}: {key!r} holds {place!r}, not a mapping, so nothing can be set inside it")
                 break
         else:
             place[keys[-1]] = value

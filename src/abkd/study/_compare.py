@@ -43,9 +43,7 @@ def open_folder(
         raise InputError(f"{path}: expected a folder, found a file; choose another with --output")
     if path.is_dir() and any(path.iterdir()):
         if not (path / STARTED).is_file():
-            raise InputError(
-                f"{path}: holds files that are no comparison; choose another folder with --output"
-            )
+            raise InputError(f"{path}: holds files that are no comparison; choose another folder with --output")
         if not resume and not overwrite:
             raise RunExistsError(
                 f"{path}: holds a comparison already; go on with --resume, start anew with --overwrite, "

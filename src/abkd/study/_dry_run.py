@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from abkd.errors import InputError
-
 from ._image import ImagePlan
 
 if TYPE_CHECKING:
@@ -137,7 +135,4 @@ def _facts_of(settings: ImageRun) -> Facts:
     from abkd.image.data import load_data
 
     data = load_data(settings.data.name, **settings.data.options)
-    size = data.image_size
-    if size is None:
-        raise InputError(f"{settings.data.name}: the images differ in size; set data.image_size")
-    return data.num_classes, data.channels, size
+    return data.num_classes, data.channels, data.image_size

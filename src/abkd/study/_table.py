@@ -32,9 +32,7 @@ def rich_table(comparison: Comparison, title: str | None = None) -> Table:
     rows = comparison.rows()
     best = best_method(rows)
     for row in rows:
-        table.add_row(
-            row.method, str(row.n), *_cells(comparison, row), style="bold" if row.method == best else None
-        )
+        table.add_row(row.method, str(row.n), *_cells(comparison, row), style="bold" if row.method == best else None)
     return table
 
 

@@ -1,0 +1,203 @@
+"""Recipes: every fault at once, each a line with the field's path and the nearest name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from abkd.config import ImageRecipe, load_recipe, parse_recipe
+from abkd.errors import RecipeError
+from abkd.image.models import build_model, save_model
+
+# Dotted path, value written there, and what the fault's line must hold.
+FAULTS: list[tuple[str, Any, tuple[str, ...]]] = [
+    ("task", "imag", ("task:", "image")),
+    ("sede", 1, ("sede:", "'seeds'")),
+    ("data.validaton", 0.1, ("data.validaton:", "'validation'")),
+    ("data.name", "mnist5k", ("data.name:", "'mnist-5k'")),
+    ("data.name", "no/such/folder", ("data.name:", "no such folder")),
+    ("data.name", "cifar100", ("data.root:", "required")),
+    ("data.root", "somewhere", ("data.root:", "package")),
+    ("data.validation", 1.5, ("data.validation:", "1.5")),
+    ("data.validation", "much", ("data.validation:", "'much'")),
+    ("data.train_size", 0, ("data.train_size:", "0")),
+    ("data.augment", "flip", ("data.augment:", "crop-flip")),
+    ("data.download", "perhaps", ("data.download:", "'perhaps'")),
+    ("teacher", None, ("teacher:", "required", "abkd")),
+    ("teacher.model", "resnet57", ("teacher.model:", "'resnet56'")),
+    ("teacher.training", None, ("teacher:", "untrained")),
+    ("teacher.weights", "none.pth", ("teacher:", "weights")),
+    ("teacher.cache", "disk", ("teacher.cache:", "memory")),
+    ("teacher.training.learning_rte", 1, ("teacher.training.learning_rte:", "'learning_rate'")),
+    ("student.model", "cnm", ("student.model:", "'cnn'")),
+    ("student.model", None, ("student.model:",)),
+    ("student.options.width", [1], ("student.options.width:", "'widths'")),
+    ("student.options.hidden", -3, ("student.options.hidden:", "-3")),
+    ("student.options.widths", "x", ("student.options.widths:",)),
+    ("student.pretrained", True, ("student:", "published weights")),
+    ("method", "abkdd", ("method:", "'abkd'")),
+    ("divergence.name", "alpha_bet", ("divergence.name:", "'alpha_beta'")),
+    ("divergence.alpah", 1, ("divergence.alpah:", "'alpha'")),
+    ("divergence.alpha", "x", ("divergence.alpha:", "'x'")),
+    ("divergence.alpha", {"from": 1, "to": 0, "shap": "cosine"}, ("divergence.alpha:", "'shape'")),
+    ("divergence.alpha", {"from": 1}, ("divergence.alpha:", "'to'")),
+    ("divergence.beta", float("nan"), ("divergence.beta:", "nan")),
+    ("loss.temperatur", 2, ("loss.temperatur:", "'temperature'")),
+    ("loss.temperature", 0, ("loss.temperature:", "0")),
+    ("loss.kd_weight", -1, ("loss.kd_weight:", "-1")),
+    ("training.learning_rate", -1, ("training.learning_rate:", "-1")),
+    ("training.learning_rate", "fast", ("training.learning_rate:", "'fast'")),
+    ("training.learnin_rate", 1, ("training.learnin_rate:", "'learning_rate'")),
+    ("training.num_train_epochs", 0, ("training.num_train_epochs:", "more than 0")),
+    ("training.per_device_train_batch_size", True, ("training.per_device_train_batch_size:", "True")),
+    ("training.seed", 3, ("training.seed:", "seeds")),
+    ("training.output_dir", "x", ("training.output_dir:", "output")),
+    ("training.lr_scheduler_type", "cosin", ("training.lr_scheduler_type:", "'cosine'")),
+    ("training.optim", "sgdd", ("training.optim:", "'sgd'")),
+    ("training.select_by", "acuracy", ("training.select_by:", "'accuracy'")),
+    ("training.momentum", 2, ("training.momentum:", "2")),
+    ("training.lr_milestones", [3, 2], ("training.lr_milestones:", "growing")),
+    ("seeds", [], ("seeds:", "at least 1")),
+    ("seeds", [1, 1], ("seeds:", "more than once")),
+    ("seeds", [-1], ("seeds.0:", "-1")),
+    ("compare.methods", ["kd", "kdd"], ("compare.methods.1:", "'kd'")),
+    ("compare.settings.dkdd", {}, ("compare.settings.dkdd:", "'dkd'")),
+    ("compare.settings.dkd.loss", {"bta": 1}, ("compare.settings.dkd.loss.bta:", "Known")),
+    ("compare.settings.dist.divergence", {"name": "forward_kl"}, ("compare.settings.dist.divergence:", "takes no")),
+]
+
+
+def spoil(recipe: dict[str, Any], path: str, value: object) -> None:
+    *keys, last = path.split(".")
+    place = recipe
+    for key in keys:
+        place = place.setdefault(key, {})
+    place[last] = value
+
+
+def problems(recipe: dict[str, Any]) -> tuple[str, ...]:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(recipe)
+    assert caught.value.exit_code == 2
+    assert all("\n" not in problem for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def test_the_sound_recipe_is_sound(sound: dict[str, Any]) -> None:
+    assert parse_recipe(sound).spec.seeds == [1, 2]
+
+
+@pytest.mark.parametrize(("path", "value", "words"), FAULTS, ids=[f"{path}={value}" for path, value, _ in FAULTS])
+def test_each_fault_is_one_line_with_its_path(
+    sound: dict[str, Any], path: str, value: object, words: tuple[str, ...]
+) -> None:
+    spoil(sound, path, value)
+    found = [problem for problem in problems(sound) if problem.startswith(words[0])]
+    assert len(found) == 1
+    for word in words:
+        assert word in found[0]
+
+
+def test_all_faults_come_at_once(sound: dict[str, Any]) -> None:
+    chosen = [fault for fault in FAULTS if fault[0] not in ("task", "teacher", "teacher.training", "seeds")]
+    once = {path: (path, value, words) for path, value, words in chosen if path.count(".") <= 2}
+    once.pop("teacher.weights")  # makes the section wrong as a whole, and so hides its other faults
+    once.pop("student.model")
+    once.pop("divergence.name")
+    once.pop("method")  # the settings of an unknown method cannot be judged
+    once.pop("data.root")
+    once.pop("student.pretrained")
+    for path, value, _ in once.values():
+        spoil(sound, path, value)
+    found = problems(sound)
+    missed = [words[0] for _, _, words in once.values() if not any(line.startswith(words[0]) for line in found)]
+    assert missed == ["data.root:"]  # the spoilt data has no root to ask for
+
+
+def test_missing_sections_are_named() -> None:
+    found = problems({"method": "sft"})
+    assert "data: required and not given" in found
+    assert "student: required and not given" in found
+
+
+def test_teacher_and_data_must_agree_on_the_classes(sound: dict[str, Any], tmp_path: Path) -> None:
+    save_model(build_model("cnn", num_classes=7, channels=1), tmp_path / "teacher")
+    sound["teacher"] = {"path": str(tmp_path / "teacher")}
+    (line,) = problems(sound)
+    assert line.startswith("teacher.path:")
+    assert "7" in line
+    assert "10" in line
+    sound["teacher"] = {"path": str(tmp_path / "nothing")}
+    (line,) = problems(sound)
+    assert "no such folder" in line
+
+
+def test_a_teacher_s_weights_must_be_there(sound: dict[str, Any]) -> None:
+    sound["teacher"] = {"model": "resnet20", "weights": "none.pth"}
+    assert problems(sound) == ("teacher.weights: no such file: none.pth",)
+
+
+def test_a_method_without_a_teacher_needs_none(sound: dict[str, Any]) -> None:
+    del sound["teacher"], sound["divergence"]
+    sound |= {"method": "sft", "loss": {}}
+    assert parse_recipe(sound).plan(["sft"], [1]).teacher is None
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    for text in ("", "- 1", "3", "a: [1"):
+        file = tmp_path / "r.yaml"
+        file.write_text(text)
+        with pytest.raises(RecipeError):
+            load_recipe(file)
+    with pytest.raises(RecipeError, match="folder"):
+        load_recipe(tmp_path)
+    with pytest.raises(RecipeError, match="quickstart/image"):
+        load_recipe("quickstart/imag")
+    (tmp_path / "latin").write_bytes(b"a: \xff")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path / "latin")
+
+
+def test_what_is_written_wins_and_the_method_fills_the_rest(sound: dict[str, Any]) -> None:
+    sound["divergence"] = {"alpha": 0.3}
+    recipe = parse_recipe(sound)
+    run = recipe.plan(["abkd", "kd"], [5]).runs["abkd"][5]
+    assert run.divergence == {"name": "alpha_beta", "alpha": 0.3, "beta": 0.2}
+    assert run.loss == {"kd_weight": 2.0}
+    other = recipe.plan(["kd"], [5]).runs["kd"][5]
+    assert other.divergence is None
+    assert other.loss == {}
+
+
+def test_named_points_of_the_plane_are_said(sound: dict[str, Any]) -> None:
+    sound["divergence"] = {"alpha": 1.0, "beta": 0.0}
+    assert "forward KL" in parse_recipe(sound).describe("abkd")
+    sound["divergence"] = {"alpha": {"from": 1.0, "to": 0.2}, "beta": 0.0}
+    words = parse_recipe(sound).describe("abkd")
+    assert "at the start" in words
+    assert "from 1.0 to 0.2" in words
+
+
+def test_written_out_and_read_again_it_is_the_same(sound: dict[str, Any], tmp_path: Path) -> None:
+    sound["compare"] = {"methods": ["kd"], "settings": {"dkd": {"loss": {"other_weight": 2.0}}}}
+    recipe = parse_recipe(sound)
+    file = tmp_path / "again.yaml"
+    file.write_text(recipe.to_yaml())
+    assert load_recipe(file).spec == recipe.spec
+    assert yaml.safe_load(recipe.to_yaml())["seeds"] == [1, 2]
+
+
+def test_student_and_teacher_get_their_own_data(sound: dict[str, Any]) -> None:
+    plan = parse_recipe(sound).plan(["kd"], [1])
+    assert plan.teacher is not None
+    assert "train_size" not in plan.teacher.data.options
+    assert plan.runs["kd"][1].data.options["train_size"] == 100
+    assert plan.runs["kd"][1].data.options["validation"] == plan.teacher.data.options["validation"]
+
+
+def test_the_sections_are_documented() -> None:
+    for name, field in ImageRecipe.model_fields.items():
+        assert field.annotation is not None, name
