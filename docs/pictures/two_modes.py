@@ -19,7 +19,7 @@ from abkd import AlphaBeta, divergence_loss
 
 INK, GREY, TEACHER, STUDENT = "#1d2733", "#5b6673", "#9fb3c8", "#b3224a"
 SETTINGS = ((1.0, 0.0), (0.8, 0.3), (0.5, 0.5), (0.2, 0.7), (0.0, 1.0))
-TITLES = ("forward KL", "CIFAR-100", "Hellinger", "GPT-2", "reverse KL")
+TITLES = ("forward KL", "CIFAR-100 setting", "Hellinger", "GPT-2 setting", "reverse KL")
 GRID = torch.linspace(-6, 6, 121, dtype=torch.float64)  # the classes
 
 
@@ -56,7 +56,7 @@ def main(folder: Path) -> Path:
         axes.plot(GRID, torch.softmax(bell(mean, deviation), 0), color=STUDENT, lw=2.6, label="student")
         axes.set_title(f"({alpha:g}, {beta:g})", fontsize=15, weight="bold", color=INK)
         axes.set_xlabel(title, fontsize=13, color=GREY)
-        axes.set(xlim=(-4, 4.6), ylim=(0, None), xticks=[], yticks=[])
+        axes.set(xlim=(-4, 4.6), ylim=(0, 0.064), xticks=[], yticks=[])
         for side, spine in axes.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(GREY)
