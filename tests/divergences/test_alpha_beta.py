@@ -154,14 +154,14 @@ def test_names() -> None:
 
 
 def test_one_warning_where_the_tail_blows_up() -> None:
-    for alpha, beta in ((0.5, -0.1), (-1.0, 0.5)):
+    for alpha, beta in ((0.5, -0.1), (-1.0, 0.5), (-1.0, 2.5)):
         with pytest.warns(UserWarning, match="blows up in the tail") as caught:
             AlphaBeta(alpha, beta)
         assert len(caught) == 1
         assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        AlphaBeta(-0.2, 0.9)
+        AlphaBeta(0.2, 0.9)
         AlphaBeta(0.0, 0.0)
 
 

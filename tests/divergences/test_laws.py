@@ -144,8 +144,6 @@ def test_finite_zeros_are_the_limit(d: abkd.Divergence) -> None:
 @members
 def test_classes_that_both_rule_out_change_nothing(d: abkd.Divergence) -> None:
     student, teacher = rows(4, 6)
-    if isinstance(d, abkd.LogitMSE):
-        pytest.skip("a mean over V counts all V classes")
     wide_student, wide_teacher = (torch.full((4, 9), -torch.inf, dtype=torch.float64) for _ in range(2))
     wide_student[:, :6], wide_teacher[:, :6] = student, teacher
     wide_student.requires_grad_()
@@ -180,3 +178,20 @@ def test_says_what_it_is(d: abkd.Divergence) -> None:
     text = type(d).__doc__ or ""
     assert "Range:" in text
     assert isinstance(d, abkd.WeightedSum) or "References:" in text
+
+
+def test_renyi_without_a_shared_class_is_infinite() -> None:
+    student, teacher = torch.tensor([0.0, -torch.inf]), torch.tensor([-torch.inf, 0.0])
+    with pytest.raises(abkd.InfiniteDivergenceError):
+        abkd.divergence_loss(student, teacher, abkd.Renyi(0.5))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.9, -1.0])
+@pytest.mark.parametrize("gap", [5.0, 50.0, 120.0])
+def test_an_assistant_far_from_both(alpha: float, gap: float) -> None:
+    d = abkd.AlphaMixture(alpha, 0.5)
+    student, teacher = [0.0, gap], [gap, 0.0]
+    value, _ = value_and_gradient(d, student, teacher)
+    for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+        loss = abkd.divergence_loss(torch.tensor(student, dtype=dtype), torch.tensor(teacher, dtype=dtype), d)
+        assert abs(loss.item() / value - 1) < bound

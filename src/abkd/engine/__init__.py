@@ -8,13 +8,13 @@ for _package in ("transformers", "accelerate", "safetensors", "rich"):
     if find_spec(_package) is None:
         raise MissingPackageError(f'training needs the package {_package}: pip install "abkd[image]"')
 
-from ._best import BestWeights  # noqa: E402
-from ._callbacks import MetricsLog  # noqa: E402
-from ._environment import environment  # noqa: E402
-from ._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
-from ._run_folder import RunFolder  # noqa: E402
-from ._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
-from ._trainer import EngineTrainer, TrainingError  # noqa: E402
+from abkd.engine._best import BestWeights  # noqa: E402
+from abkd.engine._callbacks import MetricsLog  # noqa: E402
+from abkd.engine._environment import environment  # noqa: E402
+from abkd.engine._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
+from abkd.engine._run_folder import RunFolder  # noqa: E402
+from abkd.engine._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
+from abkd.engine._trainer import EngineTrainer, TrainingError  # noqa: E402
 
 __all__ = [
     "BestWeights",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from abkd.errors import InputError
 from abkd.storage import atomic_write_json, newest_complete, read_json, verify_manifest
@@ -59,7 +60,7 @@ def check_fits(folder: Path, model: nn.Module) -> None:
 
     with safe_open(path, framework="pt") as file:
         stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in _saved_once(model, stored).items()}
     differing = sorted(name for name in {*stored, *expected} if stored.get(name) != expected.get(name))
     if differing:
         name = differing[0]
@@ -68,3 +69,10 @@ def check_fits(folder: Path, model: nn.Module) -> None:
             f"and {expected.get(name, 'none')} in this model ({len(differing)} tensors differ); "
             "resume with the model that the run was started with"
         )
+
+
+def _saved_once(model: nn.Module, stored: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of a model, without those that were saved under the name of one they are tied to."""
+    tensors = model.state_dict()
+    places = {tensor.data_ptr() for name, tensor in tensors.items() if name in stored}
+    return {name: tensor for name, tensor in tensors.items() if name in stored or tensor.data_ptr() not in places}

@@ -64,12 +64,12 @@ class EngineTrainer(Trainer):
         self.best = None if select_by is None else BestWeights(select_by, larger_is_better)
         self._staging: Path | None = None
         self._resumed: dict[str, Any] | None = None
+        options.setdefault("compute_loss_func", _normalised_here)
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             model=model,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            compute_loss_func=_normalised_here,
             **options,
         )
         self.remove_callback(PrinterCallback)
@@ -85,6 +85,16 @@ class EngineTrainer(Trainer):
         """The mean loss over the items of a batch, and the model's output."""
         raise NotImplementedError
 
+    def prepare_batches(self, batches: list[Any]) -> list[Any]:
+        """The batches of a step as they are trained on, before their items are counted; unchanged here."""
+        return batches
+
+    def write_state(self, folder: Path) -> None:
+        """Write what else a resumed run needs to a checkpoint that is being made; called on every rank."""
+
+    def read_state(self, folder: Path) -> None:
+        """Read what `write_state` wrote."""
+
     # The loss, normalised once over everything that makes up a step.
 
     def get_batch_samples(
@@ -92,6 +102,7 @@ class EngineTrainer(Trainer):
     ) -> tuple[list[Any], Tensor | int | None]:
         """The batches of a step and the number of items in all of them, on all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = self.prepare_batches(batches)
         count = torch.tensor(sum(self.count_items(batch) for batch in batches), device=device)
         if self.args.world_size > 1:
             count = torch.sum(cast("Tensor", self.accelerator.gather(count.reshape(1))))
@@ -160,6 +171,7 @@ class EngineTrainer(Trainer):
             self._resumed = read_progress(folder)
             if self._resumed is not None and self.best is not None:
                 self.best.load(folder, self._resumed["best"])
+            self.read_state(folder)
         return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
 
     def restore_progress(self) -> None:
@@ -192,6 +204,7 @@ class EngineTrainer(Trainer):
         self._staging = staging
         try:
             super()._save_checkpoint(model, trial)
+            self.write_state(staging / name)
         finally:
             self._staging = None
         self.accelerator.wait_for_everyone()

@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._config import DistillationConfig
-    from ._evaluate import evaluate_models
-    from ._load import load_student, load_teacher
-    from ._metrics import classification_metrics
-    from ._run import load_result, run_image
-    from ._settings import DataChoice, ImageRun, ModelChoice, RunResult
-    from ._trainer import DistillationTrainer, collate_images
+    from abkd.image._config import DistillationConfig
+    from abkd.image._evaluate import evaluate_models
+    from abkd.image._load import load_student, load_teacher
+    from abkd.image._metrics import classification_metrics
+    from abkd.image._run import load_result, run_image
+    from abkd.image._settings import DataChoice, ImageRun, ModelChoice, RunResult
+    from abkd.image._trainer import DistillationTrainer, collate_images
 
 _HOMES = {
     "DataChoice": "_settings",

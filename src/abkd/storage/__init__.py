@@ -6,7 +6,7 @@ records size and SHA-256 of everything in a folder; `verify_manifest` says which
 temporary name and renames it once it is complete.
 """
 
-from ._atomic import (
+from abkd.storage._atomic import (
     STAGED_PREFIX,
     atomic_write_bytes,
     atomic_write_json,
@@ -15,7 +15,7 @@ from ._atomic import (
     replace_folder,
     staged_folder,
 )
-from ._manifest import MANIFEST_NAME, newest_complete, sha256_of, verify_manifest, write_manifest
+from abkd.storage._manifest import MANIFEST_NAME, newest_complete, sha256_of, verify_manifest, write_manifest
 
 __all__ = [
     "MANIFEST_NAME",

@@ -5,7 +5,7 @@ teacher's logits by the content of each sample, so that a changed (augmented) sa
 another's answer.
 """
 
-from ._live import LiveTeacher, Teacher, as_teacher, fingerprint_of, known_num_classes, logits_of
-from ._memory import MemoryTeacher
+from abkd.teachers._live import LiveTeacher, Teacher, as_teacher, fingerprint_of, known_num_classes, logits_of
+from abkd.teachers._memory import MemoryTeacher
 
 __all__ = ["LiveTeacher", "MemoryTeacher", "Teacher", "as_teacher", "fingerprint_of", "known_num_classes", "logits_of"]

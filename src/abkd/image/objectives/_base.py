@@ -40,7 +40,10 @@ class Objective(ABC):
                 _checks.check_positive(f"{type(self).__name__}.{field.name}", value)
             elif field.name == "divergence":
                 _checks.check_divergence(value)
-            elif not isinstance(value, bool):
+            elif field.name == "temperature_scaling":
+                if not isinstance(value, bool):
+                    raise InputError(f"{type(self).__name__}.{field.name}: expected true or false, got {value!r}")
+            else:
                 _checks.check_weight(f"{type(self).__name__}.{field.name}", value)
 
     @abstractmethod
@@ -80,6 +83,8 @@ class Objective(ABC):
             if teacher_logits is None:
                 raise InputError(f"{type(self).__name__} needs teacher logits, got None")
             _checks.check_pair(student_logits, teacher_logits)
+            if student_logits.shape[1] < 2:
+                raise InputError(f"{type(self).__name__} needs at least two classes, got {student_logits.shape[1]}")
             teacher = teacher_logits.detach().to(student_logits.dtype)
             loss = loss + self.kd_weight * self.distillation(student_logits, teacher, labels, epoch)
         return loss if reduction == "none" else loss.mean()

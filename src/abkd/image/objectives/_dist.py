@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from abkd.errors import InputError
 from abkd.image.objectives._base import Objective
 
 
@@ -34,6 +35,8 @@ class DIST(Objective):
     intra_weight: float = 2.0
 
     def distillation(self, student: Tensor, teacher: Tensor, labels: Tensor, epoch: float | None) -> Tensor:
+        if len(student) < 2:
+            raise InputError("DIST compares images within a class: expected a batch of at least two, got one")
         q = F.softmax(student / self.temperature, 1)
         p = F.softmax(teacher / self.temperature, 1)
         inter = 1 - _correlation(q, p)

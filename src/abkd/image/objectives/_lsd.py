@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from abkd.divergences import Divergence, ForwardKL
+from abkd.errors import InputError
 from abkd.image.objectives._base import Objective
 from abkd.losses import divergence_loss
 
@@ -44,6 +46,10 @@ class LSD(Objective):
 
 
 def _standardised(logits: Tensor) -> Tensor:
+    if not torch.compiler.is_compiling() and not bool(logits.isfinite().all()):
+        raise InputError(
+            "LSD standardises logits by their mean and deviation: expected finite ones, got NaN or infinity"
+        )
     centred = logits - logits.mean(1, keepdim=True)
     # A floor under the variance keeps the gradient of the root finite where all logits are equal.
     deviation = (centred.square().sum(1, keepdim=True) / (logits.shape[1] - 1)).clamp(min=1e-14).sqrt()

@@ -19,7 +19,7 @@ from abkd.image.objectives._ttm import TTM, WTTM
 
 @dataclass(frozen=True)
 class Method:
-    """A named method: an objective and the settings that its source publishes.
+    """A named method: an objective and its settings, published ones where there are any (docs/methods.md says which).
 
     Attributes:
         name: as in a recipe.
@@ -92,7 +92,7 @@ METHODS: dict[str, Method] = {
             _ABKD,
             KD,
             {
-                "divergence": AlphaBeta(0.8, 0.2),
+                "divergence": AlphaBeta(0.8, 0.3),
                 "ce_weight": 1.0,
                 "kd_weight": 32.0,
                 "temperature": 4.0,

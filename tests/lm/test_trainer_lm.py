@@ -1,0 +1,225 @@
+"""The trainer on the data set's text: which tokens count, what the loss is, how the teacher is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lm_toys
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from abkd import AlphaBeta, ForwardKL, divergence_loss
+from abkd.errors import InputError
+from abkd.lm import METHODS
+from abkd.lm._batch import counted, prompts_of
+
+OFF_POLICY = [name for name, method in METHODS.items() if method.student_text is None and not method.teacher_text]
+
+
+def by_hand(trainer: Any, batch: dict[str, Any], divergence: Any, temperature: float = 1.0, size: int = 320) -> Any:
+    """The mean divergence over response tokens from both models' full logits."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        student = trainer.model(**inputs).logits[:, :-1, :size]
+        teacher = trainer.teacher.raw(**inputs).logits[:, :-1, :size]
+    mask = batch["labels"][:, 1:] != -100
+    return divergence_loss(student, teacher, divergence, temperature=temperature, mask=mask)
+
+
+@pytest.mark.parametrize("pad", [lm_toys.PAD, lm_toys.EOS])
+def test_response_and_eos_are_the_targets_and_nothing_else(
+    tmp_path: Path, student: Any, teacher: Any, pad: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lm_toys.save_tokenizer(tmp_path / "tokenizer", pad=pad))
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher)
+    batch = lm_toys.batch_of(trainer)
+    for row, text in enumerate(lm_toys.instruction_rows()[:4]):
+        prompt = tokenizer(text["prompt"])["input_ids"]
+        whole = tokenizer(text["prompt"] + text["completion"])["input_ids"] + [tokenizer.eos_token_id]
+        labels = batch["labels"][row].tolist()
+        expected = [-100] * len(prompt) + whole[len(prompt) :]
+        assert labels == expected + [-100] * (len(labels) - len(expected))
+        assert int(counted(batch)[row].sum()) == len(whole) - len(prompt)
+
+
+def test_only_the_assistants_turns_count_in_dialogues(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, dialogues: Any) -> None:
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=dialogues, max_length=256)
+    bot, eos = tokenizer.convert_tokens_to_ids(lm_toys.BOT), tokenizer.eos_token_id
+    batch = lm_toys.batch_of(trainer)
+    for row in range(4):
+        ids, labels = batch["input_ids"][row].tolist(), batch["labels"][row].tolist()
+        inside, expected = False, []
+        for token in ids:
+            expected.append(token if inside else -100)
+            inside = token == bot or (inside and token != eos)
+        expected = [label if mask else -100 for label, mask in zip(expected, batch["attention_mask"][row], strict=True)]
+        assert labels == expected
+        assert labels.count(eos) == 2
+        assert prompts_of(batch)[row] == ids[: len(ids) - 1 - ids[::-1].index(bot) + 1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_hidden_path_gives_the_loss_of_full_logits(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, temperature: float
+) -> None:
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, temperature=temperature)
+    batch = lm_toys.batch_of(trainer)
+    loss, _ = trainer.mean_loss(trainer.model, batch)
+    torch.testing.assert_close(loss, by_hand(trainer, batch, AlphaBeta(0.2, 0.7), temperature), rtol=1e-5, atol=1e-7)
+
+
+def test_rescaled_logits_are_followed(tmp_path: Path, tokenizer: Any) -> None:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    def granite(seed: int) -> Any:
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+        config = GraniteConfig(
+            vocab_size=320, num_hidden_layers=1, logits_scaling=4.0, initializer_range=0.3, eos_token_id=0, pad_token_id=1, **sizes
+        )
+        return GraniteForCausalLM(config).eval()
+
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, granite(1), granite(2))
+    batch = lm_toys.batch_of(trainer)
+    loss, _ = trainer.mean_loss(trainer.model, batch)
+    torch.testing.assert_close(loss, by_hand(trainer, batch, AlphaBeta(0.2, 0.7)), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["abkd", "sft"])
+def test_a_model_without_separable_head_falls_back_to_logits(
+    tmp_path: Path, tokenizer: Any, capsys: Any, method: str
+) -> None:
+    class Odd(LlamaForCausalLM):
+        def forward(self, *args: Any, **inputs: Any) -> Any:
+            output = super().forward(*args, **inputs)
+            output.logits = output.logits.sin()
+            return output
+
+    student, teacher = (Odd(lm_toys.tiny_model(layers=1).config).eval() for _ in range(2))
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, method=method)
+    batch = lm_toys.batch_of(trainer)
+    loss, _ = trainer.mean_loss(trainer.model, batch)
+    if method == "abkd":
+        torch.testing.assert_close(loss, by_hand(trainer, batch, AlphaBeta(0.2, 0.7)), rtol=1e-5, atol=1e-7)
+    said = capsys.readouterr().err
+    assert said.count("the student's logits are used") == 1
+    assert said.count("the teacher's logits are used") == 1
+    trainer.train()
+
+
+def test_cross_entropy_is_added_on_the_data_sets_text(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, method="kd", ce_weight=0.5, kd_weight=2.0)
+    batch = lm_toys.batch_of(trainer)
+    loss, _ = trainer.mean_loss(trainer.model, batch)
+    with torch.no_grad():
+        logits = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        ce = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+    torch.testing.assert_close(loss, 0.5 * ce + 2 * by_hand(trainer, batch, ForwardKL()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", OFF_POLICY)
+def test_every_method_takes_steps_and_lowers_its_own_objective(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, method: str
+) -> None:
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, method=method, max_steps=4, per_device_train_batch_size=8,
+        eval_dataset=lm_toys.instructions(8), learning_rate=1e-2,
+    )
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+
+
+def test_training_logs_what_the_issue_asks_for(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, eval_dataset=lm_toys.instructions(6))
+    trainer.train()
+    first = trainer.state.log_history[0]
+    names = {"loss", "divergence", "forward_kl", "nll", "student_entropy", "teacher_entropy", "agreement", "teacher_mass"}
+    assert names | {"tokens_per_second", "num_tokens"} <= set(first)
+    assert first["divergence"] == pytest.approx(first["loss"], rel=1e-5)
+    evaluated = trainer.evaluate()
+    assert {f"eval_{name}" for name in names} <= set(evaluated)
+    assert evaluated["eval_divergence"] == pytest.approx(evaluated["eval_loss"], rel=1e-5)
+
+
+def test_the_teacher_stays_frozen_in_eval_mode_and_in_its_own_type(tmp_path: Path, tokenizer: Any, student: Any) -> None:
+    teacher = lm_toys.tiny_model(seed=2, attention_dropout=0.5).to(torch.bfloat16).train()
+    before = lm_toys.weights(teacher)
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher)
+    teacher.train()  # someone else's hand
+    batch = lm_toys.batch_of(trainer)
+    first, second = trainer.teacher.targets_for(batch), trainer.teacher.targets_for(batch)
+    assert torch.equal(first.hidden, second.hidden)
+    assert first.hidden.dtype == torch.bfloat16
+    assert not first.hidden.requires_grad
+    trainer.train()
+    assert lm_toys.largest_difference(before, lm_toys.weights(teacher)) == 0
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-weights"])
+def test_half_precision_trains(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, precision: str) -> None:
+    student = student.to(torch.bfloat16) if precision == "bf16-weights" else student
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, bf16=precision == "bf16", gradient_checkpointing=True, max_steps=4
+    )
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_schedules_move_over_the_steps(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, max_steps=2,
+        alpha={"from": 1.0, "to": 0.2, "shape": "linear"}, beta={"from": 0.0, "to": 0.8, "shape": "linear"},
+    )
+    batch = lm_toys.batch_of(trainer)
+    trainer.state.max_steps = 2
+    for step, divergence in ((0, AlphaBeta(1, 0)), (1, AlphaBeta(0.6, 0.4)), (2, AlphaBeta(0.2, 0.8))):
+        trainer.state.global_step = step
+        loss, _ = trainer.mean_loss(trainer.model, batch)
+        torch.testing.assert_close(loss, by_hand(trainer, batch, divergence), rtol=1e-5, atol=1e-7)
+
+
+def test_the_named_special_case_is_said(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, capsys: Any) -> None:
+    lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, alpha=1, beta=0)
+    assert "forward KL" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
+def test_a_lora_adapter_trains_and_the_base_stays(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    from peft import LoraConfig
+
+    base = lm_toys.weights(student)
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+        gradient_checkpointing=True, max_steps=4, learning_rate=1e-2,
+    )
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses[-1] < losses[0]
+    after = {name.replace("base_layer.", ""): value for name, value in student.state_dict().items() if "lora" not in name}
+    assert lm_toys.largest_difference(base, after) == 0
+
+
+def test_models_by_path(tmp_path: Path, student_folder: Path, teacher_folder: Path) -> None:
+    trainer = lm_toys.make_trainer(tmp_path, None, str(student_folder), str(teacher_folder), max_steps=1)
+    trainer.train()
+    assert trainer.model.config.num_hidden_layers == 1
+    with pytest.raises(InputError, match="as is the student"):
+        lm_toys.make_trainer(tmp_path, None, str(student_folder), str(student_folder))
+
+
+def test_a_copied_student_does_not_run_the_original(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    import copy
+
+    lm_toys.make_trainer(tmp_path, tokenizer, student, teacher)
+    twin = copy.deepcopy(student)
+    tokens = torch.arange(6).unsqueeze(0)
+    expected = twin(tokens).logits
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.zero_()
+    assert torch.equal(twin(tokens).logits, expected)
