@@ -21,7 +21,7 @@ from abkd.divergences import (
     WeightedSum,
 )
 from abkd.errors import AbkdError, InfiniteDivergenceError, InputError
-from abkd.losses import ABKDLoss, divergence_loss
+from abkd.losses import ABKDLoss, divergence_loss, linear_divergence_loss
 
 __version__ = "0.1.0"
 
@@ -49,4 +49,5 @@ __all__ = [
     "TotalVariation",
     "WeightedSum",
     "divergence_loss",
+    "linear_divergence_loss",
 ]

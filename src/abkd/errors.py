@@ -5,7 +5,8 @@ Every message says what was expected, what came, and what to do about it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -59,3 +60,24 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(word, names, n=1, cutoff=0.5)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"{guess}Known: {', '.join(names)}"
+
+
+@contextmanager
+def needed(package: str, extra: str) -> Generator[None]:
+    """Around an import: if `package` is not installed, say which command installs it.
+
+    Args:
+        package: the name that is imported.
+        extra: the extra of abkd that brings it.
+
+    Raises:
+        MissingPackageError: the package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != package:
+            raise
+        raise MissingPackageError(
+            f'the package {package!r} is needed here and is not installed: pip install "abkd[{extra}]"'
+        ) from error

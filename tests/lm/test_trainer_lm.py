@@ -44,7 +44,9 @@ def test_response_and_eos_are_the_targets_and_nothing_else(
         assert int(counted(batch)[row].sum()) == len(whole) - len(prompt)
 
 
-def test_only_the_assistants_turns_count_in_dialogues(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, dialogues: Any) -> None:
+def test_only_the_assistants_turns_count_in_dialogues(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, dialogues: Any
+) -> None:
     trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=dialogues, max_length=256)
     bot, eos = tokenizer.convert_tokens_to_ids(lm_toys.BOT), tokenizer.eos_token_id
     batch = lm_toys.batch_of(trainer)
@@ -77,7 +79,13 @@ def test_rescaled_logits_are_followed(tmp_path: Path, tokenizer: Any) -> None:
         torch.manual_seed(seed)
         sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
         config = GraniteConfig(
-            vocab_size=320, num_hidden_layers=1, logits_scaling=4.0, initializer_range=0.3, eos_token_id=0, pad_token_id=1, **sizes
+            vocab_size=320,
+            num_hidden_layers=1,
+            logits_scaling=4.0,
+            initializer_range=0.3,
+            eos_token_id=0,
+            pad_token_id=1,
+            **sizes,
         )
         return GraniteForCausalLM(config).eval()
 
@@ -109,7 +117,9 @@ def test_a_model_without_separable_head_falls_back_to_logits(
     trainer.train()
 
 
-def test_cross_entropy_is_added_on_the_data_sets_text(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+def test_cross_entropy_is_added_on_the_data_sets_text(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
     trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, method="kd", ce_weight=0.5, kd_weight=2.0)
     batch = lm_toys.batch_of(trainer)
     loss, _ = trainer.mean_loss(trainer.model, batch)
@@ -124,8 +134,15 @@ def test_every_method_takes_steps_and_lowers_its_own_objective(
     tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, method: str
 ) -> None:
     trainer = lm_toys.make_trainer(
-        tmp_path, tokenizer, student, teacher, method=method, max_steps=4, per_device_train_batch_size=8,
-        eval_dataset=lm_toys.instructions(8), learning_rate=1e-2,
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        method=method,
+        max_steps=4,
+        per_device_train_batch_size=8,
+        eval_dataset=lm_toys.instructions(8),
+        learning_rate=1e-2,
     )
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
@@ -136,7 +153,16 @@ def test_training_logs_what_the_issue_asks_for(tmp_path: Path, tokenizer: Any, s
     trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, eval_dataset=lm_toys.instructions(6))
     trainer.train()
     first = trainer.state.log_history[0]
-    names = {"loss", "divergence", "forward_kl", "nll", "student_entropy", "teacher_entropy", "agreement", "teacher_mass"}
+    names = {
+        "loss",
+        "divergence",
+        "forward_kl",
+        "nll",
+        "student_entropy",
+        "teacher_entropy",
+        "agreement",
+        "teacher_mass",
+    }
     assert names | {"tokens_per_second", "num_tokens"} <= set(first)
     assert first["divergence"] == pytest.approx(first["loss"], rel=1e-5)
     evaluated = trainer.evaluate()
@@ -144,7 +170,9 @@ def test_training_logs_what_the_issue_asks_for(tmp_path: Path, tokenizer: Any, s
     assert evaluated["eval_divergence"] == pytest.approx(evaluated["eval_loss"], rel=1e-5)
 
 
-def test_the_teacher_stays_frozen_in_eval_mode_and_in_its_own_type(tmp_path: Path, tokenizer: Any, student: Any) -> None:
+def test_the_teacher_stays_frozen_in_eval_mode_and_in_its_own_type(
+    tmp_path: Path, tokenizer: Any, student: Any
+) -> None:
     teacher = lm_toys.tiny_model(seed=2, attention_dropout=0.5).to(torch.bfloat16).train()
     before = lm_toys.weights(teacher)
     trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher)
@@ -172,8 +200,13 @@ def test_half_precision_trains(tmp_path: Path, tokenizer: Any, student: Any, tea
 
 def test_schedules_move_over_the_steps(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
     trainer = lm_toys.make_trainer(
-        tmp_path, tokenizer, student, teacher, max_steps=2,
-        alpha={"from": 1.0, "to": 0.2, "shape": "linear"}, beta={"from": 0.0, "to": 0.8, "shape": "linear"},
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        max_steps=2,
+        alpha={"from": 1.0, "to": 0.2, "shape": "linear"},
+        beta={"from": 0.0, "to": 0.8, "shape": "linear"},
     )
     batch = lm_toys.batch_of(trainer)
     trainer.state.max_steps = 2
@@ -183,7 +216,9 @@ def test_schedules_move_over_the_steps(tmp_path: Path, tokenizer: Any, student: 
         torch.testing.assert_close(loss, by_hand(trainer, batch, divergence), rtol=1e-5, atol=1e-7)
 
 
-def test_the_named_special_case_is_said(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, capsys: Any) -> None:
+def test_the_named_special_case_is_said(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, capsys: Any
+) -> None:
     lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, alpha=1, beta=0)
     assert "forward KL" in capsys.readouterr().err
 
@@ -194,13 +229,21 @@ def test_a_lora_adapter_trains_and_the_base_stays(tmp_path: Path, tokenizer: Any
 
     base = lm_toys.weights(student)
     trainer = lm_toys.make_trainer(
-        tmp_path, tokenizer, student, teacher, peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
-        gradient_checkpointing=True, max_steps=4, learning_rate=1e-2,
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+        gradient_checkpointing=True,
+        max_steps=4,
+        learning_rate=1e-2,
     )
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses[-1] < losses[0]
-    after = {name.replace("base_layer.", ""): value for name, value in student.state_dict().items() if "lora" not in name}
+    after = {
+        name.replace("base_layer.", ""): value for name, value in student.state_dict().items() if "lora" not in name
+    }
     assert lm_toys.largest_difference(base, after) == 0
 
 

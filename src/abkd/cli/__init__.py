@@ -26,7 +26,7 @@ Exit codes: 0 done; 1 a run failed; 2 bad usage or recipe; 130 stopped by Ctrl-C
 
 def commands() -> dict[str, tuple[Callable[..., None], Sequence[str]]]:
     """Every subcommand with the examples under its help, in the order of the help."""
-    from . import _compare, _demo, _eval, _methods, _train, _validate
+    from abkd.cli import _compare, _demo, _eval, _methods, _train, _validate
 
     return {
         "demo": (_demo.demo, _demo.EXAMPLES),
@@ -42,7 +42,7 @@ def application() -> typer.Typer:
     """The typer application that holds every subcommand."""
     import typer
 
-    from ._console import guarded
+    from abkd.cli._console import guarded
 
     app = typer.Typer(
         name="abkd",

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ._options import DryRun, Output, Overrides, Overwrite, Quiet, RecipePath, Resume
-from ._study import dry_run, run_and_show
+from abkd.cli._options import DryRun, Output, Overrides, Overwrite, Quiet, RecipePath, Resume
+from abkd.cli._study import dry_run, run_and_show
 
 EXAMPLES = (
     "abkd compare recipe.yaml --methods kd,dkd,abkd --seeds 1,2,3",

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
+from abkd.cli._options import Overrides, Overwrite, Quiet, Resume
+from abkd.cli._study import run_and_show
 from abkd.errors import InputError, nearest
-
-from ._options import Overrides, Overwrite, Quiet, Resume
-from ._study import run_and_show
 
 _DEMOS = {"image": "quickstart/image"}
 
@@ -22,7 +21,7 @@ EXAMPLES = (
 
 
 def demo(
-    task: Annotated[str, typer.Argument(metavar="[TASK]", help="What to demonstrate: image.")] = "image",
+    task: Annotated[str, typer.Argument(metavar="TASK", help="What to demonstrate: image.")] = "image",
     overrides: Overrides = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write.", show_default=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ._console import out, plain
+from abkd.cli._console import out, plain
 
 EXAMPLES = (
     "abkd eval runs/demo/runs/abkd/seed-1",

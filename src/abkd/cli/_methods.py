@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._console import out, plain
+from abkd.cli._console import out, plain
 
 EXAMPLES = ("abkd methods", "abkd methods --json")
 

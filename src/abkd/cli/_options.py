@@ -17,7 +17,7 @@ RecipePath = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Values to set, by dotted path, read as YAML: divergence.alpha=0.3 seeds=[1,2]",
     ),
 ]

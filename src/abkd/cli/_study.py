@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from abkd.cli._console import err, out, plain
 from abkd.storage import atomic_write_text
-
-from ._console import err, out, plain
 
 if TYPE_CHECKING:
     from abkd.config import Recipe

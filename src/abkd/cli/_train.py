@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ._options import DryRun, Output, Overrides, Overwrite, Quiet, RecipePath, Resume
-from ._study import dry_run, run_and_show
+from abkd.cli._options import DryRun, Output, Overrides, Overwrite, Quiet, RecipePath, Resume
+from abkd.cli._study import dry_run, run_and_show
 
 EXAMPLES = (
     "abkd train recipe.yaml",

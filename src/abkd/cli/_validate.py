@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from ._console import err, plain
+from abkd.cli._console import err, plain
 
 EXAMPLES = ("abkd validate recipes/cifar100/*.yaml",)
 
 
 def validate(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="YAML files, or names of shipped recipes.")],
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE", help="YAML files, or names of shipped recipes.")],
 ) -> None:
     """Check recipes without loading any data or weights.
 

@@ -4,12 +4,12 @@
 `abkd.study.run_images` makes. `shipped_recipes` names the recipes that come with abkd.
 """
 
-from ._facts import image_facts
-from ._faults import fault_of
-from ._image import Compare, Data, Divergence, ImageRecipe, MethodSettings, Student, Teacher
-from ._load import load_recipe, parse_recipe
-from ._recipe import Recipe
-from ._shipped import recipes_folder, shipped_recipes
+from abkd.config._facts import image_facts
+from abkd.config._faults import fault_of
+from abkd.config._image import Compare, Data, Divergence, ImageRecipe, MethodSettings, Student, Teacher
+from abkd.config._load import load_recipe, parse_recipe
+from abkd.config._recipe import Recipe
+from abkd.config._shipped import recipes_folder, shipped_recipes
 
 __all__ = [
     "Compare",

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from abkd.config._facts import class_count, data_problem, model_problems, saved_class_count
+from abkd.config._image import Compare, Data, Divergence, MethodSettings, Student, Teacher
+from abkd.config._methods import method_names, method_problems, needs_teacher
+from abkd.config._training import check_training
 from abkd.errors import InputError, nearest
-
-from ._facts import class_count, data_problem, model_problems, saved_class_count
-from ._image import Compare, Data, Divergence, MethodSettings, Student, Teacher
-from ._methods import method_names, method_problems, needs_teacher
-from ._training import check_training
 
 
 def check_image(sections: Mapping[str, Any]) -> list[str]:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from abkd.config._faults import fault_of
+from abkd.config._image import Data
 from abkd.errors import AbkdError, InputError, nearest
-
-from ._faults import fault_of
-from ._image import Data
 
 # Classes, channels and (height, width) of the data sets that are known by name.
 _KNOWN: dict[str, tuple[int, int, tuple[int, int]]] = {

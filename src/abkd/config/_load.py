@@ -8,14 +8,13 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from abkd.config._checks import check_image
+from abkd.config._faults import lines, show
+from abkd.config._image import ImageRecipe
+from abkd.config._recipe import Recipe
+from abkd.config._shipped import find_recipe
+from abkd.config._yaml import apply_overrides, parse_yaml
 from abkd.errors import RecipeError, nearest
-
-from ._checks import check_image
-from ._faults import lines, show
-from ._image import ImageRecipe
-from ._recipe import Recipe
-from ._shipped import find_recipe
-from ._yaml import apply_overrides, parse_yaml
 
 # A task is a model of its sections, and what one section must say for another to be right.
 TASKS: dict[str, tuple[type[ImageRecipe], Callable[[Mapping[str, Any]], list[str]]]] = {

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from abkd import divergences
+from abkd.config._faults import fault_of
+from abkd.config._image import Divergence, MethodSettings
 from abkd.errors import nearest
-
-from ._faults import fault_of
-from ._image import Divergence, MethodSettings
 
 
 def method_names() -> tuple[str, ...]:

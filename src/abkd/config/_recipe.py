@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._image import ImageRecipe, MethodSettings, Teacher
-from ._methods import describe_method, full_divergence
-from ._training import check_training
+from abkd.config._image import ImageRecipe, MethodSettings, Teacher
+from abkd.config._methods import describe_method, full_divergence
+from abkd.config._training import check_training
 
 if TYPE_CHECKING:
     from abkd.image import DataChoice, ImageRun, ModelChoice

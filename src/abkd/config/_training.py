@@ -11,9 +11,8 @@ from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from abkd.config._faults import fault_of, show
 from abkd.errors import MissingPackageError, nearest
-
-from ._faults import fault_of, show
 
 # Set by other parts of a recipe; a second place to write them would be a place to contradict them.
 _ELSEWHERE = {

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import Coefficient, alpha_beta_f, alpha_beta_u
+from abkd.divergences._alpha_beta_terms import Point, alpha_beta_terms, at_point, terms_at
+from abkd.divergences._arithmetic import Coefficient
 from abkd.divergences._base import Divergence, checked_setting
 
 _NAMED_POINTS = {
@@ -33,8 +34,9 @@ class AlphaBeta(Divergence):
     where the formula divides by zero need no care.
 
     Args:
-        alpha: any finite number, or a tensor that broadcasts to (..., 1) with a value per token.
-        beta: likewise. beta < 0 or alpha + beta < 0 weighs the tail without bound: allowed, with a warning.
+        alpha: any finite number, or a tensor that broadcasts to (..., 1) with a value per token. Below 0 it weighs
+            without bound what the teacher all but rules out: allowed, with a warning.
+        beta: likewise, for what the student does.
 
     Range: [0, inf). Infinite where the teacher rules a class out and not (alpha > 0 and s > 0), or the student
     does and not (beta > 0 and s > 0).
@@ -53,10 +55,10 @@ class AlphaBeta(Divergence):
     def __post_init__(self) -> None:
         for field in ("alpha", "beta"):
             object.__setattr__(self, field, checked_setting(self, field, getattr(self, field)))
-        if _any(self.beta < 0) or _any(self.alpha + self.beta < 0):
+        if _any(self.alpha < 0) or _any(self.beta < 0):
             warnings.warn(
-                f"{self.name}: with beta < 0 or alpha + beta < 0 the divergence weighs what the student rules out "
-                "without bound, and blows up in the tail",
+                f"{self.name}: a negative alpha weighs what the teacher all but rules out without bound, a negative "
+                "beta what the student does: the divergence blows up in the tail",
                 stacklevel=3,
             )
 
@@ -75,15 +77,56 @@ class AlphaBeta(Divergence):
         return label
 
     def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return alpha_beta_f(lp, lq, x, self.alpha, self.beta)
+        return self._terms(lp, lq, x)[0]
 
     def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return alpha_beta_u(lp, lq, x, self.alpha, self.beta)
+        return self._terms(lp, lq, x)[1]
+
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return alpha_beta_terms(lp, lq, x, self.alpha, self.beta)
+
+    def in_tensors(self, like: Tensor) -> Divergence:
+        point = [torch.as_tensor(value).to(like) for value in at_point(self.alpha, self.beta)]
+        zeros = [torch.as_tensor(value).to(like) for value in self.allows_zeros]
+        columns = torch.broadcast_tensors(*(value.reshape(value.shape or (1,)) for value in (*point, *zeros)))
+        return _AtPoint(torch.cat(columns, -1))
 
     @property
     def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
         s = self.alpha + self.beta
         return (self.alpha > 0) & (s > 0), (self.beta > 0) & (s > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _AtPoint(Divergence):
+    """An alpha-beta-divergence with what depends on alpha and beta alone worked out: the numbers of a compiled form.
+
+    `table` is (17,), or (..., 17) with a row for each token: a `Point`, and what it allows to be zero.
+    """
+
+    table: Tensor
+    key: ClassVar[str] = "alpha_beta"
+
+    @property
+    def name(self) -> str:
+        return "alpha-beta"
+
+    def _column(self, index: int) -> Tensor:
+        return self.table[..., index : index + 1]
+
+    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        return self._terms(lp, lq, x)[0]
+
+    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        return self._terms(lp, lq, x)[1]
+
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return terms_at(lp, lq, x, Point(*(self._column(i) for i in range(len(Point._fields)))))
+
+    @property
+    def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
+        count = len(Point._fields)
+        return self._column(count) > 0, self._column(count + 1) > 0
 
 
 def _any(holds: bool | Tensor) -> bool:

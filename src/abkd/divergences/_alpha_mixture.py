@@ -88,6 +88,7 @@ class AlphaMixture(Divergence):
             to_q = log_ratio_to_mixture(-c * x, 1 - self.share) / c
             lm = torch.where(x > 0, lp - to_p, lq - to_q)
             pull = (1 - self.share) * torch.exp(c * to_q)
-        # sum m = 1 + sum (m - p), since p sums to 1: exact to rounding where m is near p
-        mass = torch.log1p(difference(lm, lp, -to_p).sum(-1, keepdim=True))
+        # sum m = 1 + sum (m - p), since p sums to 1: exact to rounding where m is near p, but not where m is small
+        excess = difference(lm, lp, -to_p).sum(-1, keepdim=True)
+        mass = torch.where(excess > -0.5, torch.log1p(excess.clamp(min=-0.5)), torch.logsumexp(lm, -1, keepdim=True))
         return lm - mass, to_p + mass, pull

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import alpha_beta_f, alpha_beta_u
+from abkd.divergences._alpha_beta_terms import alpha_beta_terms
 from abkd.divergences._base import Divergence, checked_number
 
 
@@ -56,20 +56,13 @@ class AlphaNet(Divergence):
         return self.low > 0, self.high < 1
 
     def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        low, high = (alpha_beta_f(lp, lq, x, order, 1 - order) for order in (self.low, self.high))
-        return torch.where(_exceeds(high, low), high, low)
+        return self._terms(lp, lq, x)[0]
 
     def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self.rows(lp, lq, x)[1]
+        return self._terms(lp, lq, x)[1]
 
-    def rows(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = (alpha_beta_f(lp, lq, x, order, 1 - order) for order in (self.low, self.high))
-        order_high = _exceeds(high, low)
-        value = torch.where(order_high, high, low).sum(-1)
-        u = torch.where(order_high, *(alpha_beta_u(lp, lq, x, order, 1 - order) for order in (self.high, self.low)))
-        return value, u
-
-
-def _exceeds(a: Tensor, b: Tensor) -> Tensor:
-    """Whether the row sum of `a` exceeds that of `b`, (..., 1)."""
-    return a.sum(-1, keepdim=True) > b.sum(-1, keepdim=True)
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        low, low_u = alpha_beta_terms(lp, lq, x, self.low, 1 - self.low)
+        high, high_u = alpha_beta_terms(lp, lq, x, self.high, 1 - self.high)
+        high_exceeds = high.sum(-1, keepdim=True) > low.sum(-1, keepdim=True)
+        return torch.where(high_exceeds, high, low), torch.where(high_exceeds, high_u, low_u)

@@ -60,7 +60,12 @@ class Divergence(ABC):
         `lp` and `lq` are finite log-probabilities (`RULED_OUT` stands for log 0), `x = lp - lq` as accurately as
         the caller knows it. A member that is more than a sum over classes overrides this.
         """
-        return self._f(lp, lq, x).sum(-1), self._u(lp, lq, x)
+        f, u = self._terms(lp, lq, x)
+        return f.sum(-1), u
+
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`_f` and `_u` together, for members whose two formulas share their costly parts."""
+        return self._f(lp, lq, x), self._u(lp, lq, x)
 
     def f(self, log_p: Tensor, log_q: Tensor, x: Tensor | None = None) -> Tensor:
         """The elementwise divergence, in nats, whose sum over classes is D (before an outer function, if any).
@@ -78,21 +83,32 @@ class Divergence(ABC):
 
     def on(self, like: Tensor) -> Divergence:
         """The same divergence with its tensor settings on the device and in the dtype of `like`."""
-        changes = {
-            field.name: _moved(getattr(self, field.name), like)
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
-            if isinstance(getattr(self, field.name), Tensor | Divergence)
-        }
-        return _replaced(self, changes) if changes else self
+        return self.with_settings(lambda value: value.to(like) if isinstance(value, Tensor) else value)
+
+    def in_tensors(self, like: Tensor) -> Divergence:
+        """The same divergence with its numbers as 0-d tensors too: a compiled form of it serves all numbers.
+
+        A member that decides something in Python by a number cannot be traced in this form.
+        """
+        copy = object.__new__(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(copy, field.name, _in_tensors(getattr(self, field.name), like))
+        return copy
+
+    def with_settings(self, change: Callable[[Coefficient], Coefficient]) -> Divergence:
+        """The same divergence with every setting that is a number or a tensor changed, members within it included.
+
+        The constructor's checks and warnings do not run again.
+        """
+        copy = object.__new__(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(copy, field.name, _changed(getattr(self, field.name), change))
+        return copy
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The settings that are tensors, by name, those of members within this one included."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                yield field.name, value
-            elif isinstance(value, Divergence):
-                yield from value.tensors()
+            yield from _tensors(field.name, getattr(self, field.name))
 
     def __mul__(self, weight: object) -> WeightedSum:
         from abkd.divergences._weighted_sum import WeightedSum
@@ -142,16 +158,30 @@ def _comparable(value: Any) -> Any:
     return value
 
 
-def _moved(value: Tensor | Divergence, like: Tensor) -> Tensor | Divergence:
-    return value.to(like) if isinstance(value, Tensor) else value.on(like)
+def _changed(value: Any, change: Callable[[Coefficient], Coefficient]) -> Any:
+    if isinstance(value, Divergence):
+        return value.with_settings(change)
+    if isinstance(value, tuple):
+        return tuple(_changed(part, change) for part in value)  # pyright: ignore[reportUnknownVariableType]
+    return change(value) if isinstance(value, float | Tensor) else value
 
 
-def _replaced(divergence: Divergence, changes: dict[str, Any]) -> Divergence:
-    """A copy with other settings, made without running the constructor's checks and warnings again."""
-    copy = object.__new__(type(divergence))
-    for field in dataclasses.fields(divergence):  # type: ignore[arg-type]
-        object.__setattr__(copy, field.name, changes.get(field.name, getattr(divergence, field.name)))
-    return copy
+def _in_tensors(value: Any, like: Tensor) -> Any:
+    if isinstance(value, Divergence):
+        return value.in_tensors(like)
+    if isinstance(value, tuple):
+        return tuple(_in_tensors(part, like) for part in value)  # pyright: ignore[reportUnknownVariableType]
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device) if isinstance(value, float | Tensor) else value
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Divergence):
+        yield from value.tensors()
+    elif isinstance(value, tuple):
+        for part in value:  # pyright: ignore[reportUnknownVariableType]
+            yield from _tensors(name, part)
 
 
 def checked_setting(owner: object, field: str, value: Any) -> Coefficient:

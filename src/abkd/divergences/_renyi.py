@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import alpha_beta_f, alpha_beta_u
+from abkd.divergences._alpha_beta_terms import alpha_beta_terms
+from abkd.divergences._arithmetic import RULED_OUT
 from abkd.divergences._base import Divergence, checked_number
 
 
@@ -22,7 +23,8 @@ class Renyi(Divergence):
     Args:
         order: above 0; 1 is forward KL, 1/2 is -2 log of the Bhattacharyya coefficient.
 
-    Range: [0, inf). Infinite where the student rules out a class and order >= 1.
+    Range: [0, inf). Infinite where the student rules out a class and order >= 1, or no class
+    is left that both allow.
 
     Raises:
         InputError: order <= 0.
@@ -51,10 +53,13 @@ class Renyi(Divergence):
         return True, self.order < 1
 
     def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return alpha_beta_f(lp, lq, x, self.order, 1 - self.order)
+        return self._terms(lp, lq, x)[0]
 
     def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return alpha_beta_u(lp, lq, x, self.order, 1 - self.order)
+        return self._terms(lp, lq, x)[1]
+
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return alpha_beta_terms(lp, lq, x, self.order, 1 - self.order)
 
     def rows(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         a = self.order
@@ -66,6 +71,8 @@ class Renyi(Divergence):
         # Far apart the sum overflows, or cancels down to nothing; its logarithm does neither. There
         # u = -softmax(log of the summands), to which a multiple of q may be added: q - softmax.
         logs = a * lp + (1 - a) * lq
-        far, far_u = torch.logsumexp(logs, -1) / (a - 1), torch.exp(lq) - torch.softmax(logs, -1)
+        mass = torch.logsumexp(logs, -1)
+        mass = torch.where(mass < RULED_OUT / 1e6, -torch.inf, mass)  # no class that both allow
+        far, far_u = mass / (a - 1), torch.exp(lq) - torch.softmax(logs, -1)
         close = excess.abs() < 0.5
         return torch.where(close, near, far), torch.where(close.unsqueeze(-1), near_u, far_u)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import forward_kl_f, log_ratio_to_mixture, mixture
+from abkd.divergences._arithmetic import expm1, forward_kl_f, log_ratio_to_mixture, mixture
 from abkd.divergences._base import Divergence, checked_number
 
 
@@ -48,4 +48,4 @@ class SkewForwardKL(Divergence):
         return forward_kl_f(lp, lm, to_p)
 
     def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return -(1 - self.skew) * torch.exp(lq) * torch.expm1(log_ratio_to_mixture(x, self.skew))
+        return -(1 - self.skew) * torch.exp(lq) * expm1(log_ratio_to_mixture(x, self.skew))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import forward_kl_f, log_ratio_to_mixture, mixture
+from abkd.divergences._arithmetic import expm1, forward_kl_f, log_ratio_to_mixture, mixture
 from abkd.divergences._base import Divergence, checked_number
 
 
@@ -49,4 +49,4 @@ class SkewReverseKL(Divergence):
 
     def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
         to_q = log_ratio_to_mixture(-x, self.skew)
-        return torch.exp(lq) * (to_q - self.skew * torch.expm1(to_q))
+        return torch.exp(lq) * (to_q - self.skew * expm1(to_q))

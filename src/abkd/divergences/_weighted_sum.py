@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
@@ -61,13 +60,6 @@ class WeightedSum(Divergence):
     def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
         teacher, student = zip(*(divergence.allows_zeros for _, divergence in self.terms), strict=True)
         return reduce(and_, teacher), reduce(and_, student)
-
-    def on(self, like: Tensor) -> WeightedSum:
-        return WeightedSum(tuple((weight, divergence.on(like)) for weight, divergence in self.terms))
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for _, divergence in self.terms:
-            yield from divergence.tensors()
 
     def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
         return _total([weight * divergence.f(lp, lq, x) for weight, divergence in self.terms])

@@ -2,6 +2,17 @@
 
 from abkd.losses._eager import divergence_loss
 from abkd.losses._gradient_scale import gradient_scale
+from abkd.losses._linear import linear_divergence_loss
 from abkd.losses._module import ABKDLoss
+from abkd.losses._targets import DenseTargets, HiddenTargets, SparseTargets, Targets
 
-__all__ = ["ABKDLoss", "divergence_loss", "gradient_scale"]
+__all__ = [
+    "ABKDLoss",
+    "DenseTargets",
+    "HiddenTargets",
+    "SparseTargets",
+    "Targets",
+    "divergence_loss",
+    "gradient_scale",
+    "linear_divergence_loss",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,11 @@ from abkd.divergences import Divergence
 from abkd.errors import InfiniteDivergenceError, InputError
 from abkd.losses import _checks
 from abkd.losses._checks import describe_token
-from abkd.losses._pair import Pair, floored, log_pair
+from abkd.losses._pair import floored, infinite_classes, log_pair, pull_back
 from abkd.losses._reduce import reduced
+from abkd.losses._sparse import Tail
+from abkd.losses._sparse_values import sparse_values
+from abkd.losses._targets import SparseTargets
 
 Reduction = Literal["mean", "sum", "none"]
 Support = Literal["strict", "shared"]
@@ -22,7 +25,7 @@ Support = Literal["strict", "shared"]
 
 def divergence_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | SparseTargets,
     divergence: Divergence,
     *,
     temperature: float = 1.0,
@@ -32,6 +35,7 @@ def divergence_loss(
     num_items_in_batch: int | Tensor | None = None,
     log_floor: float | None = None,
     support: Support = "strict",
+    tail: Tail | None = None,
 ) -> Tensor:
     """Divergence D(p || q) of the teacher's p from the student's q, from logits.
 
@@ -41,7 +45,7 @@ def divergence_loss(
 
     Args:
         student_logits: (..., V), any floating dtype, any leading shape. -inf rules a class out.
-        teacher_logits: the same shape and device.
+        teacher_logits: the same shape and device; or `SparseTargets` with the leading shape (...).
         divergence: for example `AlphaBeta(0.2, 0.7)`; tensor settings broadcast to (..., 1).
         temperature: T, above 0.
         temperature_scaling: multiply by T^2, as Hinton et al. (2015), section 2, and the image objectives do that
@@ -54,6 +58,9 @@ def divergence_loss(
             student classes get no gradient of their own.
         support: what a class means that only one model rules out. "strict": it counts, and an infinite divergence
             is an error. "shared": both distributions are restricted to the classes that both allow, and renormalised.
+            Sparse targets know only "strict".
+        tail: what becomes of the tail of sparse targets: "bucket" (None: the same, or "power-bucket" where alpha + beta
+            is above 1 and the targets allow it), "power-bucket", "renormalise" or "proportional".
 
     Returns:
         Nats, in float32 (float64 for float64 logits): a scalar, or (...) with reduction "none".
@@ -71,7 +78,9 @@ def divergence_loss(
         >>> divergence_loss(student, teacher, AlphaBeta(1, 0), reduction="none")
         tensor([0.2664, 0.0000])
     """
-    _checks.check_pair(student_logits, teacher_logits)
+    if not isinstance(teacher_logits, SparseTargets):
+        _checks.check_pair(student_logits, teacher_logits)
+    _checks.check_floating("student_logits", student_logits)
     _checks.check_divergence(divergence)
     _checks.check_mask(mask, student_logits.shape[:-1])
     _checks.check_settings(divergence, student_logits.shape[:-1])
@@ -80,7 +89,13 @@ def divergence_loss(
     _checks.check_log_floor(log_floor)
     settings = _Settings(divergence, _checks.check_positive("temperature", temperature), log_floor, support == "shared")
     wants_gradient = torch.is_grad_enabled() and student_logits.requires_grad
-    values: Tensor = _Rows.apply(student_logits, teacher_logits.detach(), mask, settings, wants_gradient)[0]
+    if isinstance(teacher_logits, SparseTargets):
+        how = settings.divergence, settings.temperature, log_floor, support, tail
+        values = sparse_values(student_logits, teacher_logits, mask, *how, wants_gradient)
+    elif tail is not None:
+        raise InputError(f"tail: {tail!r} only serves SparseTargets, and the teacher's logits are whole")
+    else:
+        values = _Rows.apply(student_logits, teacher_logits.detach(), mask, settings, wants_gradient)[0]
     if temperature_scaling:
         values = values * settings.temperature**2
     return reduced(values, mask, reduction, num_items_in_batch)
@@ -103,57 +118,64 @@ def _row_values(
     if mask is not None:
         skipped = ~mask.unsqueeze(-1)
         z_student, z_teacher = z_student.masked_fill(skipped, 0.0), z_teacher.masked_fill(skipped, 0.0)
-    if settings.shared:
-        excluded = (z_student == -torch.inf) | (z_teacher == -torch.inf)
-        z_student, z_teacher = (z.masked_fill(excluded, -torch.inf) for z in (z_student, z_teacher))
-    pair = log_pair(z_student, z_teacher, settings.temperature)
-    silent = z_student == -torch.inf  # the student's classes that get no gradient of their own
-    if settings.log_floor is not None:
-        pair, raised = floored(pair, settings.log_floor)
-        silent = silent | raised
     divergence = settings.divergence.on(z_student)
-    values, u = divergence.rows(pair.lp, pair.lq, pair.x)
-    infinite = _infinite_classes(pair, divergence)
-    values = torch.where(infinite.any(-1), torch.inf, values)
-    values = torch.where((pair.q == 0).all(-1), torch.nan, values)
-    if mask is not None:
-        values = values.masked_fill(~mask, 0.0)
+    how = settings.temperature, settings.log_floor, settings.shared
+    compared = _compared(z_student, z_teacher, divergence, *how)
+    values = compared.values if mask is None else compared.values.masked_fill(~mask, 0.0)
     if not torch.compiler.is_compiling() and not bool(values.isfinite().all()):
-        raise _what_is_wrong(z_student, z_teacher, values, infinite, divergence, settings.shared)
+        raise _what_is_wrong(compared._replace(values=values), divergence, settings.shared)
     if not wants_gradient:
         return values, student.new_empty(0)
-    gradient = pull_back(u.masked_fill(silent, 0.0), pair.q, settings.temperature)
+    gradient = pull_back(compared.u, compared.q, settings.temperature)
     if mask is not None:
         gradient = gradient.masked_fill(~mask.unsqueeze(-1), 0.0)
     return values, gradient.to(student.dtype)
 
 
-def pull_back(u: Tensor, q: Tensor, temperature: float) -> Tensor:
-    """The gradient in the logits from that in the log-probabilities: `(u_j - q_j sum_k u_k) / T`, (..., V)."""
-    return (u - q * u.sum(-1, keepdim=True)) / temperature
+class _Compared(NamedTuple):
+    """Two blocks of logits compared: (..., V), values (...)."""
+
+    z_student: Tensor
+    z_teacher: Tensor
+    values: Tensor
+    """inf or NaN where something is wrong."""
+    u: Tensor
+    """0 for the student's classes that get no gradient of their own."""
+    q: Tensor
+    infinite: Tensor
+    """The classes that make a divergence infinite."""
 
 
-def _infinite_classes(pair: Pair, divergence: Divergence) -> Tensor:
-    """The classes (..., V) that make the divergence infinite."""
-    teacher, student = divergence.allows_zeros
-    return (pair.teacher_zero & _not(teacher)) | (pair.student_zero & _not(student))
-
-
-def _not(allowed: bool | Tensor) -> bool | Tensor:
-    return ~allowed if isinstance(allowed, Tensor) else not allowed
+def _compared(
+    z_student: Tensor,
+    z_teacher: Tensor,
+    divergence: Divergence,
+    temperature: float,
+    log_floor: float | None,
+    shared: bool,
+) -> _Compared:
+    if shared:
+        excluded = (z_student == -torch.inf) | (z_teacher == -torch.inf)
+        z_student, z_teacher = (z.masked_fill(excluded, -torch.inf) for z in (z_student, z_teacher))
+    pair = log_pair(z_student, z_teacher, temperature)
+    silent = z_student == -torch.inf
+    if log_floor is not None:
+        pair, raised = floored(pair, log_floor)
+        silent = silent | raised
+    values, u = divergence.rows(pair.lp, pair.lq, pair.x)
+    infinite = infinite_classes(pair, divergence)
+    values = torch.where(infinite.any(-1), torch.inf, values)
+    values = torch.where((pair.q == 0).all(-1), torch.nan, values)
+    return _Compared(z_student, z_teacher, values, u.masked_fill(silent, 0.0), pair.q, infinite)
 
 
 def _what_is_wrong(
-    z_student: Tensor,
-    z_teacher: Tensor,
-    values: Tensor,
-    infinite: Tensor,
-    divergence: Divergence,
-    shared: bool,
+    compared: _Compared, divergence: Divergence, shared: bool, place: list[int] | None = None
 ) -> InputError:
-    """The error for the first row whose value is not finite."""
+    """The error for the first row whose value is not finite; `place` is that of the token, if not the row's."""
+    z_student, z_teacher, values, infinite = compared.z_student, compared.z_teacher, compared.values, compared.infinite
     row = (~values.isfinite()).nonzero()[0].tolist()
-    token = describe_token(row)
+    token = describe_token(row if place is None else place)
     for who, z in (("student", z_student), ("teacher", z_teacher)):
         logits = z[tuple(row)]
         bad = (logits.isnan() | (logits == torch.inf)).nonzero()
@@ -183,6 +205,22 @@ def _what_is_wrong(
         f"{divergence.name} overflows {values.dtype} at {token}: student and teacher are too far apart for these "
         "exponents. Pass float64 logits, raise log_floor (such as -30.0), or choose milder settings"
     )
+
+
+def explain_row(
+    z_student: Tensor,
+    z_teacher: Tensor,
+    divergence: Divergence,
+    place: list[int],
+    temperature: float,
+    log_floor: float | None,
+    shared: bool,
+) -> InputError | None:
+    """The error for one row of logits, (1, V) each, of the token at `place`; None if its divergence is finite here."""
+    compared = _compared(z_student, z_teacher, divergence, temperature, log_floor, shared)
+    if bool(compared.values.isfinite().all()):
+        return None
+    return _what_is_wrong(compared, divergence, shared, place)
 
 
 class _Rows(torch.autograd.Function):

@@ -22,8 +22,8 @@ class ABKDLoss(nn.Module):
         alpha, beta: of `AlphaBeta`. Starting points: (0.8, 0.2) for few classes, (0.2, 0.7) for a vocabulary.
         temperature: softens both distributions inside the divergence only; no T^2 is applied.
         ce_weight: of the cross-entropy, at least 0.
-        kd_weight: of the divergence, at least 0. The scale of an alpha-beta-divergence depends on alpha + beta, so
-            published weights reach from 1 to 76.
+        kd_weight: of the divergence, at least 0. The published 32 of alpha-beta stands without T^2, and is not to be
+            compared with the weight of a KL that is multiplied by it.
         calibrated: rescale the divergence so that its gradient in the logits is as long as forward KL's (see
             `abkd.losses.gradient_scale`), by a running mean over training batches that is saved with the module. Then
             a weight found for KL serves every (alpha, beta).

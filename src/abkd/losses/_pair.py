@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from abkd.divergences import Divergence
 from abkd.divergences._arithmetic import ABSENT, RULED_OUT
 
 
@@ -39,20 +40,27 @@ def log_pair(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
         teacher: likewise.
         temperature: above 0.
     """
-    student_zero, teacher_zero = student == -torch.inf, teacher == -torch.inf
     lq, student_max, student_log_sum = _log_softmax(student, temperature)
     lp, teacher_max, teacher_log_sum = _log_softmax(teacher, temperature)
     gap, gap_error = _exact_difference(teacher, student)
     top, top_error = _exact_difference(teacher_max, student_max)
     x = ((gap - top) + (gap_error - top_error)) / temperature - (teacher_log_sum - student_log_sum)
+    pair = paired(lp, lq, x)
+    near = pair.x.abs().amax(-1, keepdim=True) < 0.5
+    excess = (pair.q * torch.expm1(pair.x.clamp(-1, 1))).sum(-1, keepdim=True)
+    absent = (lp == -torch.inf) & (lq == -torch.inf)
+    return pair._replace(x=torch.where(near & ~absent, pair.x - torch.log1p(excess), pair.x))
+
+
+def paired(lp: Tensor, lq: Tensor, x: Tensor) -> Pair:
+    """The pair of log-probabilities among which -inf marks a class that is ruled out; x, their difference, may be NaN
+    where both do.
+    """
+    teacher_zero, student_zero = lp == -torch.inf, lq == -torch.inf
     both = student_zero & teacher_zero
+    q = torch.exp(lq)
     lp, lq = (log.clamp(min=RULED_OUT).masked_fill(both, ABSENT) for log in (lp, lq))
     x = x.clamp(RULED_OUT, -RULED_OUT).masked_fill(both, 0.0)
-    q = torch.exp(lq).masked_fill(both, 0.0)
-
-    near = x.abs().amax(-1, keepdim=True) < 0.5
-    excess = (q * torch.expm1(x.clamp(-1, 1))).sum(-1, keepdim=True)
-    x = torch.where(near & ~both, x - torch.log1p(excess), x)
     return Pair(lp, lq, x, q, teacher_zero & ~student_zero, student_zero & ~teacher_zero)
 
 
@@ -62,6 +70,21 @@ def floored(pair: Pair, log_floor: float) -> tuple[Pair, Tensor]:
     raised = (lp != pair.lp) | (lq != pair.lq)
     nowhere = torch.zeros_like(pair.teacher_zero)
     return Pair(lp, lq, torch.where(raised, lp - lq, pair.x), pair.q, nowhere, nowhere), lq != pair.lq
+
+
+def pull_back(u: Tensor, q: Tensor, temperature: float) -> Tensor:
+    """The gradient in the logits from that in the log-probabilities: `(u_j - q_j sum_k u_k) / T`, (..., V)."""
+    return (u - q * u.sum(-1, keepdim=True)) / temperature
+
+
+def infinite_classes(pair: Pair, divergence: Divergence) -> Tensor:
+    """The classes (..., V) that make the divergence infinite."""
+    teacher, student = divergence.allows_zeros
+    return (pair.teacher_zero & _not(teacher)) | (pair.student_zero & _not(student))
+
+
+def _not(allowed: bool | Tensor) -> bool | Tensor:
+    return ~allowed if isinstance(allowed, Tensor) else not allowed
 
 
 def _exact_difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,12 +26,13 @@ def reduced(values: Tensor, mask: Tensor | None, reduction: str, num_items_in_ba
     if reduction == "sum":
         return total
     if num_items_in_batch is not None:
-        return total / _checked_count(num_items_in_batch)
+        return total / checked_count(num_items_in_batch)
     count: Any = values.numel() if mask is None else mask.sum()
     return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
-def _checked_count(count: Any) -> Any:
+def checked_count(count: Any) -> Any:
+    """A number of tokens above 0, or a tensor that holds one."""
     if isinstance(count, Tensor):
         return count
     if isinstance(count, bool) or not isinstance(count, int | float) or not count > 0:

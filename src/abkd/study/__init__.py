@@ -6,13 +6,13 @@ and curves.png.
 Nothing here knows images or language: a run is a function that returns a `Record`.
 """
 
-from ._compare import compare, load_comparison, open_folder, plan
-from ._dry_run import Facts, dry_run_images, made_up_data
-from ._evaluate import evaluate_folder
-from ._image import ImagePlan, run_images
-from ._plots import write_curves, write_dots
-from ._records import Column, Comparison, Failure, Planned, Record, Row, Spread
-from ._table import rich_table, to_csv, to_markdown, write_reports
+from abkd.study._compare import compare, load_comparison, open_folder, plan
+from abkd.study._dry_run import Facts, dry_run_images, made_up_data
+from abkd.study._evaluate import evaluate_folder
+from abkd.study._image import ImagePlan, run_images
+from abkd.study._plots import write_curves, write_dots
+from abkd.study._records import Column, Comparison, Failure, Planned, Record, Row, Spread
+from abkd.study._table import rich_table, to_csv, to_markdown, write_reports
 
 __all__ = [
     "Column",

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
 from abkd.storage import atomic_write_json, read_json
-
-from ._records import Column, Comparison, Failure, Planned, Record
-from ._table import RESULTS, write_reports
+from abkd.study._records import Column, Comparison, Failure, Planned, Record
+from abkd.study._table import RESULTS, write_reports
 
 STARTED = "comparison.json"
 

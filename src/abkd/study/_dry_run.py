@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ._image import ImagePlan
+from abkd.study._image import ImagePlan
 
 if TYPE_CHECKING:
     from abkd.image import ImageRun, ModelChoice

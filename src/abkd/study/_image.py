@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from abkd.storage import atomic_write_json
-
-from ._compare import compare, open_folder
-from ._records import Column, Comparison, Failure, Planned, Record
+from abkd.study._compare import compare, open_folder
+from abkd.study._records import Column, Comparison, Failure, Planned, Record
 
 if TYPE_CHECKING:
     from abkd.engine import Report
@@ -20,17 +19,17 @@ if TYPE_CHECKING:
     from abkd.image.data import ImageData
     from abkd.teachers import Teacher
 
+_BATCH = 256
 COLUMNS = (
-    Column("test accuracy %", "accuracy", scale=100),
+    Column("test acc. %", "accuracy", scale=100),
     Column("last epoch %", "accuracy", which="last", scale=100),
-    Column("validation %", "accuracy", split="validation", scale=100),
     Column("NLL", "nll", digits=3),
-    Column("ECE %", "ece", scale=100),
-    Column("agreement %", "agreement", scale=100),
+    Column("ECE %", "ece", scale=100, digits=1),
+    Column("agreem. %", "agreement", scale=100, digits=1),
 )
 NOTE = (
-    "Mean ± standard deviation over n seeds. The epoch is chosen on the validation split, and the test "
-    "split is looked at once; 'last epoch' is the test accuracy without that choice. NLL in nats; ECE with "
+    "Mean ± standard deviation over n seeds; test acc.: top-1 on the test split, which is looked at once, of "
+    "the epoch chosen on the validation split; last epoch: the same without that choice. NLL in nats; ECE with "
     "15 bins; agreement: share of test images on which student and teacher choose the same class."
 )
 
@@ -42,7 +41,6 @@ class ImagePlan:
     Attributes:
         runs: The settings of every run, by method and then by seed; all have the same data and student.
         teacher: The run that trains the teacher first, or None where the runs' own teacher exists already.
-        cache_teacher: Keep the teacher's logits in memory, by the content of each image.
     """
 
     runs: Mapping[str, Mapping[int, ImageRun]]
@@ -170,9 +168,25 @@ class _Shared:
         if settings.teacher is None:
             return None
         if self._teacher is None or self._teacher[0] != settings.teacher:
-            teacher = load_teacher(settings.teacher, self.data(settings), cache=settings.teacher_cache)
+            teacher = load_teacher(settings.teacher, self.data(settings))
+            if settings.teacher_cache:
+                teacher = _remembering(teacher, self.data(settings))
             self._teacher = settings.teacher, teacher
         return self._teacher[1]
+
+
+def _remembering(teacher: Teacher, data: ImageData) -> Teacher:
+    """A teacher with a memory for two splits: the validation images now, the training images by the run."""
+    from torch.utils.data import DataLoader
+
+    from abkd.image import collate_images
+    from abkd.teachers import MemoryTeacher
+
+    held: Any = data.validation
+    if held is None:
+        return MemoryTeacher(teacher)
+    loader: Any = DataLoader(held, batch_size=_BATCH, collate_fn=collate_images)
+    return MemoryTeacher(MemoryTeacher(teacher).prime(batch["pixel_values"] for batch in loader))
 
 
 def _record(planned: Planned, result: RunResult) -> Record:

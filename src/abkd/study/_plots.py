@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from abkd.errors import MissingPackageError
 from abkd.storage import atomic_write_bytes
-
-from ._records import Comparison, Record, Spread
+from abkd.study._records import Comparison, Record, Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +43,7 @@ def write_dots(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     methods = [method for method in comparison.methods if comparison.of(method)]
     figure = _figure(7.2, 1.2 + 0.38 * len(methods))
     axes = figure.subplots()
+    axes.use_sticky_edges = False
     for place, method in enumerate(methods):
         values = [value for record in comparison.of(method) if (value := column.of(record)) is not None]
         spread = Spread.of(values)

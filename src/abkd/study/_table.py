@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abkd.storage import atomic_write_json, atomic_write_text
-
-from ._plots import write_curves, write_dots
-from ._records import Comparison, Row
+from abkd.study._plots import write_curves, write_dots
+from abkd.study._records import Comparison, Row
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,11 +23,18 @@ def rich_table(comparison: Comparison, title: str | None = None) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, caption=comparison.note or None, caption_justify="left")
+    table = Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption=comparison.note or None,
+        caption_justify="left",
+    )
     table.add_column("method", no_wrap=True)
     table.add_column("n", justify="right")
     for column in comparison.columns:
-        table.add_column(column.title, justify="right")
+        table.add_column(column.title, justify="right", no_wrap=True)
     rows = comparison.rows()
     best = best_method(rows)
     for row in rows:

@@ -51,7 +51,7 @@ class LiveTeacher:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        _check_frozen(module)
+        check_frozen(module)
         self.module = module
         self._fingerprint: str | None = None
 
@@ -149,7 +149,8 @@ def bytes_of(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
-def _check_frozen(module: Any) -> None:
+def check_frozen(module: Any) -> None:
+    """Raise `InputError` unless `module` is a module in eval mode that asks for no gradient."""
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch module as the teacher, got {type(module).__name__}")
     for name, part in module.named_modules():

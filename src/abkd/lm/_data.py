@@ -1,0 +1,125 @@
+"""What the trainer asks of its data before anything is computed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+from abkd.errors import InputError
+
+_FORMS = (
+    "prompt and completion (strings, or lists of messages), messages (a dialogue), input_ids and labels (tokenised), "
+    "or text (plain)"
+)
+
+
+def check_columns(dataset: Any, where: str, text_field: str) -> dict[str, Any]:
+    """The first row of a data set whose columns are one of TRL's forms.
+
+    Raises:
+        InputError: it is empty, has other columns, or its first completion is empty.
+    """
+    row: Any = next(iter(dataset), None)
+    if row is None:
+        raise InputError(f"{where} is empty: expected at least one row")
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where}: expected rows with columns (a datasets.Dataset), got {type(row).__name__}")
+    columns = dict(cast("Mapping[str, Any]", row))
+    known = (
+        {"prompt", "completion"} <= set(columns),
+        bool({"messages", "conversations", "input_ids", text_field} & set(columns)),
+    )
+    if not any(known):
+        raise InputError(f"{where}: expected the columns {_FORMS}; found {', '.join(sorted(columns)) or 'none'}")
+    return columns
+
+
+def check_completions(dataset: Any, where: str) -> None:
+    """No response is empty: an empty one would teach nothing but to stop.
+
+    Raises:
+        InputError: some are; the message says which.
+    """
+    if not hasattr(dataset, "column_names") or "completion" not in (dataset.column_names or ()):
+        return
+    if not hasattr(dataset, "__len__"):
+        return
+    empty = [index for index, value in enumerate(dataset["completion"]) if not _text(value).strip()]
+    if empty:
+        shown = ", ".join(str(index) for index in empty[:5]) + (", ..." if len(empty) > 5 else "")
+        raise InputError(
+            f"{where}: {len(empty)} of {len(dataset)} completions are empty (rows {shown}); remove these rows"
+        )
+
+
+def check_template(row: Mapping[str, Any], tokenizer: Any, assistant_only: bool) -> None:
+    """Conversations need a chat template, and one that says which tokens are the assistant's.
+
+    Raises:
+        InputError: the tokenizer has none, or none that marks the assistant's tokens and that TRL knows how to mark.
+    """
+    if not is_dialogue(row):
+        return
+    if tokenizer.chat_template is None:
+        raise InputError(
+            "the data are conversations and the tokenizer has no chat template: set chat_template_path, use an "
+            "instruct model's tokenizer, or give prompt and completion as strings"
+        )
+    if not assistant_only:
+        return
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+    if has_generation_markers(tokenizer.chat_template):
+        return
+    try:
+        get_training_chat_template(tokenizer)
+    except ValueError as error:
+        raise InputError(
+            "the loss is taken on the assistant's turns, and this chat template does not mark them with "
+            "{% generation %}, nor is it one that TRL can mark: use a template with the marks, or rows of prompt "
+            "(the messages so far) and completion (the assistant's next message)"
+        ) from error
+
+
+def is_dialogue(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds messages."""
+    value = row.get("messages", row.get("conversations", row.get("prompt")))
+    return isinstance(value, list) and "input_ids" not in row
+
+
+def wants_assistant_only(row: Mapping[str, Any]) -> bool:
+    """Whether the loss must be told to leave the user's turns out: whole dialogues in one column."""
+    return is_dialogue(row) and "prompt" not in row
+
+
+def report_dropped(before: int | None, dataset: Any, where: str, max_length: int | None) -> None:
+    """Say how many rows had a prompt so long that no response was left.
+
+    Raises:
+        InputError: all of them.
+    """
+    if before is None or not hasattr(dataset, "__len__"):
+        return
+    left = len(dataset)
+    if left == 0:
+        raise InputError(
+            f"{where}: the prompts of all {before} rows fill max_length={max_length}, so no response is left: raise "
+            "max_length or shorten the prompts"
+        )
+    if left < before:
+        say(f"{where}: {before - left} of {before} rows left out, their prompts fill max_length={max_length}")
+
+
+def say(text: str) -> None:
+    """One line to the user, on standard error."""
+    print(f"abkd: {text}", file=sys.stderr, flush=True)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        parts = cast("list[Any]", value)
+        return " ".join(str(part.get("content", "")) if isinstance(part, Mapping) else str(part) for part in parts)
+    return ""

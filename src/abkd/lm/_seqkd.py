@@ -1,0 +1,156 @@
+"""Completions that the teacher writes once, stored part by part (Kim and Rush 2016, arXiv 1606.07947)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from abkd.engine import Report
+from abkd.errors import InputError
+from abkd.lm._data import is_dialogue
+from abkd.lm._generate import end_tokens, write_texts
+from abkd.lm._student_settings import Sampling
+from abkd.storage import atomic_write_json, read_json
+from abkd.teachers import fingerprint_of
+
+_SETTINGS_FILE = "settings.json"
+
+
+class TeacherText:
+    """A data set's completions as the teacher writes them: kept in a folder, part by part, and resumed from there.
+
+    A part is written in one step under its number, so nothing half-written is ever read; each part has a seed of
+    its own, so a resumed folder ends with the text of one that was never stopped. The text passes from one
+    tokenizer to the other as characters, so teacher and student may have different ones.
+
+    Args:
+        teacher: a causal language model; put in eval mode and frozen.
+        tokenizer: the teacher's.
+        sampling: how it writes.
+        folder: where the parts go.
+        seed: of the sampling.
+        batch: rows a part.
+    """
+
+    def __init__(
+        self, teacher: Any, tokenizer: Any, sampling: Sampling, folder: Path, *, seed: int = 0, batch: int = 8
+    ) -> None:
+        self._teacher = teacher.eval().requires_grad_(False)
+        self._tokenizer, self._sampling = tokenizer, sampling
+        self._folder, self._seed, self._batch = folder, seed, batch
+
+    def of(
+        self,
+        dataset: Any,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        wait: Callable[[], None] | None = None,
+        report: Report | None = None,
+    ) -> Any:
+        """The data set with columns `prompt` and `completion`, the latter the teacher's.
+
+        Of a dialogue, the last turn of the assistant is written anew.
+
+        Args:
+            dataset: rows of prompt and completion, or of messages.
+            rank: of this process, which writes every `ranks`-th part.
+            ranks: how many processes write.
+            wait: returns when all processes have called it.
+            report: told how far the work is.
+
+        Raises:
+            InputError: rows of another form, or a folder with text of another data set, teacher or sampling.
+        """
+        from datasets import Dataset
+
+        prompts = [prompt_of(row) for row in dataset]
+        self._open(prompts, rank)
+        parts = range(0, len(prompts), self._batch)
+        for start in parts:
+            number = start // self._batch
+            if number % ranks == rank and not self._path(number).is_file():
+                texts = self._write(prompts[start : start + self._batch], number)
+                atomic_write_json(self._path(number), texts)
+            if report is not None:
+                report((number + 1) / len(parts), "")
+        if wait is not None:
+            wait()
+        texts = [text for number in range(len(parts)) for text in cast("list[str]", read_json(self._path(number)))]
+        return Dataset.from_list([_row(prompt, text) for prompt, text in zip(prompts, texts, strict=True)])
+
+    def _open(self, prompts: list[Any], rank: int) -> None:
+        """Note what the text is of, or check that the folder's is of the same."""
+        content = hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()
+        wanted = {
+            "prompts": content,
+            "teacher": fingerprint_of(self._teacher),
+            "sampling": vars(self._sampling),
+            "seed": self._seed,
+            "batch": self._batch,
+        }
+        path = self._folder / _SETTINGS_FILE
+        if path.is_file():
+            differing = [name for name, value in wanted.items() if read_json(path).get(name) != value]
+            if differing:
+                raise InputError(
+                    f"{self._folder}: holds text of another run (other {', '.join(differing)}): remove it, or give "
+                    "this run another output_dir"
+                )
+        elif rank == 0:
+            atomic_write_json(path, wanted)
+
+    def _write(self, prompts: list[Any], number: int) -> list[str]:
+        tokenizer = self._tokenizer
+        ids = [_tokens(tokenizer, prompt) for prompt in prompts]
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        devices = [self._teacher.device] if self._teacher.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self._seed * 1_000_003 + number)
+            written = write_texts(
+                self._teacher,
+                ids,
+                self._sampling,
+                pad=pad,
+                ends=end_tokens(self._teacher, tokenizer),
+                vocabulary=max(tokenizer.get_vocab().values()) + 1,
+            )
+        return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written]
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"part-{number:06d}.json"
+
+
+def prompt_of(row: Mapping[str, Any]) -> Any:
+    """What the teacher is to answer: a string, or messages up to the assistant's last turn.
+
+    Raises:
+        InputError: the row has neither prompt nor dialogue.
+    """
+    if "prompt" in row:
+        return row["prompt"]
+    if not is_dialogue(row):
+        raise InputError(
+            f"the teacher needs prompts to answer: expected prompt and completion, or messages; found {', '.join(row)}"
+        )
+    messages = cast("list[dict[str, Any]]", row.get("messages", row.get("conversations")))
+    last = max((place for place, turn in enumerate(messages) if turn.get("role") == "assistant"), default=len(messages))
+    return messages[:last]
+
+
+def _row(prompt: Any, text: str) -> dict[str, Any]:
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": text}
+    return {"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}
+
+
+def _tokens(tokenizer: Any, prompt: Any) -> list[int]:
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    found = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return found["input_ids"]

@@ -1,0 +1,111 @@
+"""The settings of text that the student, or the teacher, writes for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from abkd.errors import InputError, nearest
+
+SCHEDULES = ("constant", "adaptive")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How text is sampled. None of it touches the loss, whose temperature is another.
+
+    Attributes:
+        generation_temperature: of the sampling, above 0.
+        top_p: the nucleus, in (0, 1]; 1 is all.
+        max_new_tokens: the longest completion, in tokens, at least 1.
+    """
+
+    generation_temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        _check_number(self, "generation_temperature", lambda value: value > 0, "above 0")
+        _check_number(self, "top_p", lambda value: 0 < value <= 1, "in (0, 1]")
+        _check_whole(self, "max_new_tokens", 1)
+
+
+@dataclass(frozen=True)
+class StudentText(Sampling):
+    """Text that the student writes while it learns, for a share of the batches.
+
+    Attributes:
+        share: of the batches, in [0, 1]; where `schedule` is adaptive, the share at the start.
+        schedule: "constant", or "adaptive": whenever the validation loss (NLL) is above the last by more than
+            `tolerance`, the share grows by `growth` (DistiLLM, arXiv 2402.03898, section 3.2).
+        growth: in [0, 1].
+        tolerance: in nats, at least 0.
+        replay: how many of the student's texts each process keeps; 0 keeps none. Of the student's batches, a
+            share that grows from 0 to 1 over the run is then drawn from what is kept, not written anew.
+        teacher_mix: share of the teacher in the distribution sampled from, in [0, 1) (MiniLLM, section 2.2).
+        vllm: None writes with transformers; a mapping (it may be empty) writes with TRL's `VLLMGeneration`, which
+            gets it as keyword arguments, e.g. `{"mode": "server"}`. Needs the package vllm. (Not run here.)
+    """
+
+    share: float = 1.0
+    schedule: str = "constant"
+    growth: float = 0.1
+    tolerance: float = 0.1
+    replay: int = 0
+    teacher_mix: float = 0.0
+    vllm: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_number(self, "share", lambda value: 0 <= value <= 1, "in [0, 1]")
+        _check_number(self, "growth", lambda value: 0 <= value <= 1, "in [0, 1]")
+        _check_number(self, "tolerance", lambda value: value >= 0, "of at least 0")
+        _check_number(self, "teacher_mix", lambda value: 0 <= value < 1, "in [0, 1)")
+        _check_whole(self, "replay", 0)
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f"student_text.schedule: unknown {self.schedule!r}; {nearest(str(self.schedule), SCHEDULES)}"
+            )
+        if self.schedule == "constant" and self.share == 0:
+            raise InputError("student_text.share is 0, so the student would write nothing: leave student_text out")
+        if self.vllm is not None and self.teacher_mix > 0:
+            raise InputError("student_text: teacher_mix needs both models at each token, which vllm cannot do")
+
+
+def student_text_of(settings: Mapping[str, Any]) -> StudentText:
+    """`StudentText` from plain data.
+
+    Raises:
+        InputError: an unknown key, or a value out of range.
+    """
+    return StudentText(**_known(settings, StudentText, "student_text"))
+
+
+def sampling_of(settings: Mapping[str, Any], where: str) -> Sampling:
+    """`Sampling` from plain data.
+
+    Raises:
+        InputError: an unknown key, or a value out of range.
+    """
+    return Sampling(**_known(settings, Sampling, where))
+
+
+def _known(settings: Mapping[str, Any], kind: type[Sampling], where: str) -> dict[str, Any]:
+    names = [field.name for field in fields(kind)]
+    for key in settings:
+        if key not in names:
+            raise InputError(f"{where}.{key}: unknown key; {nearest(str(key), names)}")
+    return dict(settings)
+
+
+def _check_number(owner: Any, name: str, holds: Callable[[float], bool], within: str) -> None:
+    value: Any = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
+        raise InputError(f"{name}: expected a number {within}, got {value!r}")
+
+
+def _check_whole(owner: Any, name: str, least: int) -> None:
+    value: Any = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")

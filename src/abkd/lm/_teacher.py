@@ -1,0 +1,129 @@
+"""A language model as a teacher: frozen, in its own precision, giving targets for the positions that count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abkd.errors import InputError
+from abkd.lm._batch import counted, model_inputs
+from abkd.lm._hidden import Predictions, add_head_call, call_with_head
+from abkd.losses import DenseTargets, HiddenTargets, Targets
+
+
+class LiveTeacher:
+    """A causal language model that teaches beside the student.
+
+    It is put in eval mode and frozen, both in place, stays in the precision it was loaded in (no autocast reaches
+    it), and is asked for hidden states, not logits.
+
+    Under DeepSpeed or FSDP it is wrapped by TRL's `prepare_deepspeed` and `prepare_fsdp`, so a teacher that fits no
+    single device is sharded like the student; its targets are then logits of the counted positions, made inside
+    its forward where the head is whole. (Not run here: both need several accelerators.)
+
+    Args:
+        model: a transformers causal language model.
+        trainer: whose accelerator places it.
+        vocabulary: classes compared, from 0.
+
+    Attributes:
+        note: why logits are used instead of hidden states and head, or None.
+    """
+
+    def __init__(self, model: Any, trainer: Any, vocabulary: int) -> None:
+        model.eval().requires_grad_(False)
+        self.note = add_head_call(base_of(model))
+        self.vocabulary = vocabulary
+        self.raw = model
+        self.sharded: bool = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        self.model: Any = _placed(model, trainer)
+
+    def targets_for(self, batch: Mapping[str, Any]) -> Targets:
+        """Targets for the counted positions, in row-major order."""
+        return as_targets(self.predictions(batch))
+
+    @torch.no_grad()
+    def predictions(self, batch: Mapping[str, Any]) -> Predictions:
+        """The teacher's predictions as rows (N, ...), at the counted positions in row-major order."""
+        self.model.eval()
+        keep = counted(batch)
+
+        def select(found: Predictions) -> Predictions:
+            rows = found_at(found, keep).of_classes(self.vocabulary)
+            return Predictions(rows.logits()) if self.sharded else rows
+
+        inputs = model_inputs(batch)
+        with torch.autocast(batch["input_ids"].device.type, enabled=False):
+            return call_with_head(self.model, inputs, select)
+
+
+def _placed(model: Any, trainer: Any) -> Any:
+    if trainer.is_deepspeed_enabled:
+        from trl.models.utils import prepare_deepspeed
+
+        return prepare_deepspeed(model, trainer.accelerator)
+    if trainer.is_fsdp_enabled:
+        from trl.models.utils import prepare_fsdp
+
+        return prepare_fsdp(model, trainer.accelerator)
+    if getattr(model, "hf_device_map", None) is None and not getattr(model, "is_quantized", False):
+        model.to(trainer.accelerator.device)
+    return model
+
+
+def found_at(found: Predictions, keep: Tensor) -> Predictions:
+    """The rows of `found` (B, S, ...) that predict the tokens marked in `keep` (B, S - 1)."""
+    return found.rows((slice(None), slice(None, -1))).rows(keep.to(found.states.device))
+
+
+def as_targets(rows: Predictions) -> Targets:
+    """Predictions as targets of a loss."""
+    if rows.weight is None:
+        return DenseTargets(rows.logits())
+    kind = rows.states.dtype
+    weight, bias = rows.weight.to(kind), None if rows.bias is None else rows.bias.to(kind)
+    return HiddenTargets(rows.states, weight, bias, rows.scale, rows.softcap)
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model inside a PEFT one; any other as it is."""
+    inner = getattr(model, "get_base_model", None)
+    return model if inner is None else inner()
+
+
+def load_teacher(name: str, settings: Mapping[str, Any] | None, trust_remote_code: bool) -> Any:
+    """A teacher by name or path, in the precision it was saved in unless `settings` has a dtype."""
+    from transformers import AutoModelForCausalLM
+
+    options = {"dtype": "auto", "trust_remote_code": trust_remote_code, **(settings or {})}
+    return AutoModelForCausalLM.from_pretrained(name, **options)
+
+
+def load_tokenizer_of(model: Any, trust_remote_code: bool) -> Any | None:
+    """The tokenizer saved beside a model, where its config says where that is and it can be read; else None."""
+    from transformers import AutoTokenizer
+
+    source = getattr(model.config, "_name_or_path", "")
+    if not source:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):
+        return None
+
+
+def check_apart(student: nn.Module, teacher: nn.Module) -> None:
+    """The teacher shares no weights with the student: freezing it would freeze the student, training change it.
+
+    Raises:
+        InputError: it does.
+    """
+    if student is teacher:
+        raise InputError("teacher_model is the student itself: load it a second time, or give another model")
+    mine = {parameter.data_ptr() for parameter in student.parameters() if parameter.numel() > 0}
+    for name, parameter in teacher.named_parameters():
+        if parameter.numel() > 0 and not parameter.is_meta and parameter.data_ptr() in mine:
+            raise InputError(f"teacher and student share weights ({name}): load the teacher a second time")

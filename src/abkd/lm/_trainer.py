@@ -1,0 +1,347 @@
+"""The language trainer: a student, a teacher and a method on TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from trl.trainer.sft_trainer import SFTTrainer
+
+from abkd.engine import EngineTrainer, TrainingError
+from abkd.errors import InputError
+from abkd.lm._batch import IGNORED, OWN_TEXT, PRETRAIN, ROLLOUT, counted, model_inputs, tokens_read
+from abkd.lm._config import DistillationConfig
+from abkd.lm._data import report_dropped, say
+from abkd.lm._hidden import Predictions, add_head_call, call_with_head
+from abkd.lm._metrics import Clock, Meter, comparison, rows_of_targets, spread
+from abkd.lm._minillm import policy_loss
+from abkd.lm._objective import LANGUAGE_MODELLING, Objective, objective_loss
+from abkd.lm._pretraining import PlainText
+from abkd.lm._setup import Setup, checked_config
+from abkd.lm._student_text import StudentWriter
+from abkd.lm._teacher import base_of, found_at
+from abkd.losses import Targets
+from abkd.storage import atomic_write_json, read_json
+
+_METRIC_TOKENS = 256
+_PLAIN_LENGTH = 512
+_STATE_FILE = "language.json"
+
+
+class DistillationTrainer(EngineTrainer, SFTTrainer):
+    """Trains a causal language model from a teacher, on TRL's SFTTrainer.
+
+    Data, chat templates, masks, packing, precision, PEFT, gradient checkpointing and distribution are TRL's and
+    transformers'. The loss is the method's, taken on response tokens alone (completions, the assistant's turns;
+    every token of plain text), EOS among them, as the mean over all such tokens of a step. It is computed from
+    hidden states and head within the model's forward, so logits of a whole batch are never held; for models whose
+    logits are more than head times hidden states the logits are used, and that is said once.
+
+    The student's own text, where a method or `args.student_text` asks for it, is written before a step's tokens are
+    counted; no cross-entropy is ever taken on it.
+
+    DeepSpeed and FSDP are reached through TRL and accelerate, for student and teacher; neither could be run where
+    this was written.
+
+    Args:
+        model: the student: a causal language model, or its name or path.
+        teacher_model: likewise; frozen in place and kept in eval mode and in its own precision. None for methods
+            without one, or with `teacher_cache`.
+        args: a `DistillationConfig`.
+        data_collator: TRL's unless given.
+        train_dataset: rows of prompt and completion, of messages, tokenised (input_ids, labels), or plain text.
+        eval_dataset: likewise; a validation split, never the test split.
+        processing_class: the tokenizer; the student's unless given.
+        compute_metrics: as in transformers; costs a forward pass with all logits. The trainer's own metrics (nll,
+            agreement, ...) need none.
+        callbacks, optimizers: as in transformers.
+        peft_config: trains an adapter, as in TRL.
+        teacher_cache: gives the teacher's targets by the content of each row, `targets_for(batch)`; the teacher is
+            then not loaded.
+        pretrain_dataset: rows with a column `text`, for an LM loss beside the method's, of weight `pretrain_weight`.
+
+    Attributes:
+        best: the best weights so far, where `args.select_by` is set.
+        teacher: what gives the targets, or None.
+
+    Raises:
+        InputError: models, data or settings that do not fit together; the message says which, and what to do.
+    """
+
+    loss_is_scaled_for_ga = True
+    _tag_names = ["abkd"]  # noqa: RUF012 - TRL's attribute
+    _name = "ABKD"
+    _paper: dict[str, str] = {  # noqa: RUF012 - TRL's attribute
+        "title": "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via "
+        "alpha-beta-Divergence",
+        "id": "2505.04560",
+    }
+
+    def __init__(
+        self,
+        model: Any,
+        teacher_model: Any = None,
+        args: DistillationConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        compute_metrics: Any = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: Any = None,
+        teacher_cache: Any = None,
+        pretrain_dataset: Any = None,
+    ) -> None:
+        args = checked_config(args)
+        setup = Setup(model, teacher_model, args, train_dataset, processing_class, teacher_cache)
+        before = None if isinstance(model, str) else model.__dict__.get("forward")
+        super().__init__(
+            cast("nn.Module", model),  # or its name, which TRL loads
+            args,
+            data_collator=data_collator,
+            train_dataset=setup.train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=setup.tokenizer,
+            compute_loss_func=None,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+            select_by=args.select_by,
+            larger_is_better=args.greater_is_better,
+        )
+        self._config = args
+        self._objectives = args.objective()
+        self._meters = {"train": Meter(), "eval": Meter()}
+        self._clock = Clock()
+        self._eval_prefix = "eval"
+        report_dropped(setup.rows, self.train_dataset, "train_dataset", args.max_length)
+        _drop_fused_head(base_of(self.model), before)
+        setup.check_trainer(self)
+        note = add_head_call(base_of(self.model))
+        self.vocabulary, self.teacher = setup.teacher_of(self)
+        self._eval_teacher = setup.eval_teacher_of(self, self.eval_dataset)
+        self._policy, self._parts = args.policy(), 1
+        sampling = args.student_sampling()
+        self._writer = None if sampling is None else StudentWriter(self, sampling, self._policy)
+        self._plain = None if pretrain_dataset is None else self._plain_text(pretrain_dataset)
+        self._say_start([None if note is None else f"the student's logits are used: {note}", *setup.notes])
+
+    # The loss.
+
+    def count_items(self, batch: Any) -> int:
+        """The number of response tokens in a batch."""
+        return int(counted(batch).sum())
+
+    def mean_loss(self, model: Any, inputs: Any) -> tuple[Tensor, Any]:
+        """The objective's mean over the response tokens of a batch; no output besides."""
+        objective = self._objectives.at(self.progress())
+        if inputs.get(OWN_TEXT):
+            objective = objective.on_own_text()
+        targets = self._targets(inputs, objective)
+        if targets is None and objective.needs_teacher:  # evaluation of rows that a cache does not know
+            objective = LANGUAGE_MODELLING
+        most = _METRIC_TOKENS if self._training() else None
+        measured = self._measures_now()
+
+        def use_head(found: Predictions) -> dict[str, Any]:
+            rows, labels = self._rows(found, inputs)
+            loss = self._loss(rows, targets, labels, objective, inputs.get(ROLLOUT))
+            sums = self._compare(rows.detach(), labels, targets, inputs, most) if measured else {}
+            return {"loss": loss, "sums": sums}
+
+        result = call_with_head(model, model_inputs(inputs), use_head)
+        self._note(result, inputs)
+        return result["loss"], None
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
+    ) -> Any:
+        """The batch's part in the loss of the step, that on plain text included."""
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        plain = inputs.get(PRETRAIN)
+        if plain is None:
+            return found
+        # All batches of plain text have equally many tokens, so the mean of their means is the mean over tokens.
+        extra = self._config.pretrain_weight * self._plain_loss(model, plain) / self._parts
+        return (found[0] + extra, found[1]) if return_outputs else found + extra
+
+    def _plain_loss(self, model: Any, plain: Mapping[str, Any]) -> Tensor:
+        def use_head(found: Predictions) -> Any:
+            rows, labels = self._rows(found, plain)
+            return {"loss": objective_loss(rows, None, labels, LANGUAGE_MODELLING)}
+
+        return call_with_head(model, model_inputs(plain), use_head)["loss"]
+
+    def _loss(
+        self, rows: Predictions, targets: Targets | None, labels: Tensor, objective: Objective, moment: Any
+    ) -> Tensor:
+        try:
+            if moment is not None and self._policy is not None and targets is not None:
+                return policy_loss(rows, targets, labels, moment, objective, self._policy)
+            return objective_loss(rows, targets if objective.needs_teacher else None, labels, objective)
+        except InputError as error:
+            if not bool(torch.isfinite(rows.states).all()):
+                raise TrainingError(self.not_finite("the student's predictions are not finite")) from error
+            raise
+
+    def prepare_batches(self, batches: list[Any]) -> list[Any]:
+        """Let the student write its share of a step's batches, and add the plain text."""
+        self._parts = len(batches)
+        self._clock.start()
+        if self._writer is not None:
+            batches = self._writer.prepare(batches)
+        if self._plain is None:
+            return batches
+        ranks, rank = self.args.world_size, self.args.process_index
+        first = self.state.global_step * self.args.gradient_accumulation_steps
+        device = self.args.device
+        numbers = [(first + place) * ranks + rank for place in range(len(batches))]
+        return [
+            {**batch, PRETRAIN: self._plain.batch(number, device)}
+            for number, batch in zip(numbers, batches, strict=True)
+        ]
+
+    def _targets(self, inputs: Mapping[str, Any], objective: Objective) -> Targets | None:
+        """The teacher's targets: where the loss needs them, and in evaluation wherever there is a teacher."""
+        if not self._training():
+            return None if self._eval_teacher is None else self._eval_teacher.targets_for(inputs)
+        return self.teacher.targets_for(inputs) if objective.needs_teacher and self.teacher is not None else None
+
+    def _rows(self, found: Predictions, inputs: Mapping[str, Any]) -> tuple[Predictions, Tensor]:
+        keep = counted(inputs)
+        rows = found_at(found, keep).of_classes(self.vocabulary)
+        return rows, inputs["labels"][:, 1:][keep].to(rows.states.device)
+
+    # Metrics.
+
+    def _measures_now(self) -> bool:
+        """Whether this batch is compared in detail: all in evaluation, in training those of a step that is logged."""
+        if not self._training():
+            return True
+        if str(getattr(self.args.logging_strategy, "value", self.args.logging_strategy)) != "steps":
+            return True
+        step, every = self.state.global_step + 1, max(int(self.state.logging_steps), 1)
+        return step % every == 0 or (step == 1 and self.args.logging_first_step)
+
+    def _compare(
+        self, rows: Predictions, labels: Tensor, targets: Targets | None, inputs: Mapping[str, Any], most: int | None
+    ) -> dict[str, Any]:
+        chosen = spread(len(labels), most).to(labels.device)
+        picked = None if targets is None else rows_of_targets(targets, chosen)
+        sums = comparison(rows.rows(chosen), labels[chosen], picked)
+        if inputs.get(OWN_TEXT):
+            sums.pop("nll", None)  # of text that it wrote itself: it says nothing
+        plain = self._objectives.at(self.progress())
+        if picked is not None and plain.divergence is not None and len(chosen):
+            bare = Objective(plain.divergence, plain.temperature)
+            value = objective_loss(rows.rows(chosen), picked, labels[chosen], bare)
+            sums["divergence"] = float(value) * len(chosen)
+        return {"sums": sums, "count": len(chosen)}
+
+    def _note(self, result: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        meter = self._meters["train" if self._training() else "eval"]
+        if result["sums"]:
+            meter.add(result["sums"]["sums"], result["sums"]["count"])
+        if self._training():
+            self._clock.add(tokens_read(inputs))
+        else:
+            count = self.count_items(inputs)
+            meter.add({"loss": float(result["loss"].detach()) * count}, count)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The objective, `nll`, and with a teacher `divergence`, `forward_kl`, `agreement` and others, as token means.
+
+        See transformers' Trainer for the arguments, and `abkd.lm._metrics.comparison` for the metrics. On several
+        ranks rows that fill up the last batch are left out, but for packed ones.
+        """
+        self._eval_prefix = metric_key_prefix
+        self._meters["eval"] = Meter()
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self._writer is not None and self.is_in_train and metric_key_prefix == "eval":
+            self._writer.after_evaluation(metrics.get("eval_nll"))
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the trainer's own metrics to a log line; in evaluation under the names that the evaluation has."""
+        if f"{self._eval_prefix}_runtime" in logs:
+            measured = self._meters["eval"].take(self.accelerator)
+            logs.update({f"{self._eval_prefix}_{name}": value for name, value in measured.items()})
+        elif "loss" in logs:
+            logs.update(self._meters["train"].take(self.accelerator))
+            logs.update(self._clock.take(self.accelerator))
+            if self._writer is not None:
+                logs["student_text_share"] = self._writer.share
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """The objective on a batch; with `compute_metrics` also all logits (B, S, V) and the labels."""
+        del ignore_keys
+        inputs = self._without_repeats(self._prepare_inputs(inputs))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, _ = self.mean_loss(model, inputs)
+            if prediction_loss_only:
+                return loss, None, None
+            return loss, model(**model_inputs(inputs)).logits, inputs["labels"]
+
+    def _without_repeats(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the rows that accelerate repeats so that all ranks have equally many."""
+        state = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0 or self.padding_free:
+            return inputs
+        labels = inputs["labels"].clone()
+        labels[max(state.remainder - self.args.process_index * len(labels), 0) :] = IGNORED
+        return {**inputs, "labels": labels}
+
+    # Around the run.
+
+    def write_state(self, folder: Path) -> None:
+        """Write what the student's text depends on, and the number of tokens read."""
+        if self.args.should_save:
+            atomic_write_json(folder / _STATE_FILE, {"tokens": self._clock.tokens})
+        if self._writer is not None:
+            self._writer.save(folder, self.args.process_index)
+
+    def read_state(self, folder: Path) -> None:
+        """Read what `write_state` wrote."""
+        if (folder / _STATE_FILE).is_file():
+            self._clock.tokens = read_json(folder / _STATE_FILE)["tokens"]
+        if self._writer is not None:
+            self._writer.load(folder, self.args.process_index)
+
+    def _training(self) -> bool:
+        return cast("nn.Module", self.model).training
+
+    def progress(self) -> float:
+        """The share of the run's steps that is done, in [0, 1]."""
+        return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
+
+    def _plain_text(self, dataset: Any) -> PlainText:
+        args = self._config
+        length, batch = args.max_length or _PLAIN_LENGTH, args.per_device_train_batch_size
+        return PlainText(dataset, self._tokenizer, args.dataset_text_field, length, batch, args.seed)
+
+    def _say_start(self, notes: list[str | None]) -> None:
+        if not self.is_world_process_zero():
+            return
+        method = self._config.method_definition()
+        say(f"method {method.name}: {self._objectives.describe()}, on {self._config.text()}")
+        for note in notes:
+            if note is not None:
+                say(note)
+
+
+def _drop_fused_head(model: Any, before: Any) -> None:
+    """Take back TRL's own patch of the forward: this trainer has its own, which a copied model takes along."""
+    if before is not None:
+        model.forward = before
+    elif not hasattr(model, "_hf_hook"):
+        model.__dict__.pop("forward", None)

@@ -1,0 +1,71 @@
+"""Reading rows of JSON from files, with the place of a fault in the message."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from abkd.errors import CorruptFileError, InputError, needed
+
+Record = dict[str, Any]
+
+
+def read_records(path: Path) -> list[Record]:
+    """The objects in a .jsonl file (one a line; empty lines are passed over) in a .json file (a list), or
+    the rows of a .parquet file.
+
+    Raises:
+        InputError: no such file, another ending, or rows that are not objects.
+        CorruptFileError: a line that is not JSON; the message has its number.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file of instructions, found none")
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    if path.suffix not in (".jsonl", ".json"):
+        raise InputError(f"{path}: expected a .jsonl, .json or .parquet file, got {path.suffix or 'no ending'}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(f"{path}: expected text in UTF-8 ({error})") from error
+    values = _lines(path, text) if path.suffix == ".jsonl" else _whole(path, text)
+    for number, value in values:
+        if not isinstance(value, dict):
+            raise InputError(f"{path}, row {number}: expected an object with named fields, got {type(value).__name__}")
+    if not values:
+        raise InputError(f"{path}: no rows in this file")
+    return [cast("Record", value) for _, value in values]
+
+
+def _parquet(path: Path) -> list[Record]:
+    with needed("pyarrow", "lm"):
+        import pyarrow
+        from pyarrow import parquet
+
+    try:
+        return cast("list[Record]", parquet.read_table(path).to_pylist())
+    except pyarrow.ArrowInvalid as error:
+        raise CorruptFileError(f"{path}: expected a parquet file ({error})") from error
+
+
+def _lines(path: Path, text: str) -> list[tuple[int, Any]]:
+    values: list[tuple[int, Any]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            values.append((number, json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise CorruptFileError(f"{path}, line {number}: expected one JSON object a line ({error})") from error
+    return values
+
+
+def _whole(path: Path, text: str) -> list[tuple[int, Any]]:
+    try:
+        value: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CorruptFileError(f"{path}: expected JSON ({error})") from error
+    if not isinstance(value, list):
+        raise InputError(f"{path}: expected a list of objects, got {type(value).__name__}")
+    return list(enumerate(cast("list[Any]", value), 1))

@@ -1,0 +1,39 @@
+"""The five test sets of the published instruction protocol, and where their files are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """One of the five.
+
+    Attributes:
+        title: as tables print it.
+        hub: name on the hub.
+        folder: inside a folder of MiniLLM's data.
+        size: how many examples the published set has; None where a rule makes it.
+        min_words: only examples whose reference has at least so many words (of all but files that are so already).
+        cap: at most so many, the first ones.
+    """
+
+    title: str
+    hub: str
+    folder: str
+    size: int | None = None
+    min_words: int = 0
+    cap: int | None = None
+
+
+TEST_SETS: dict[str, InstructionSet] = {
+    "dolly": InstructionSet("Dolly", "MiniLLM/dolly", "dolly", 500, cap=500),
+    "self-instruct": InstructionSet("Self-Instruct", "MiniLLM/self-inst", "self-inst", 252),
+    "vicuna": InstructionSet("Vicuna", "MiniLLM/Vicuna", "vicuna", 80),
+    "s-ni": InstructionSet("Super-Natural-Instructions", "MiniLLM/sinst", "sinst/11_", min_words=11),
+    "unni": InstructionSet("Unnatural-Instructions", "MiniLLM/uinst", "uinst/11_", min_words=11, cap=10_000),
+}
+"""The five test sets by the names that recipes use."""
+
+DOLLY_DEV = 1000
+"""The first so many lines of Dolly's raw file are held out of training."""

@@ -1,0 +1,71 @@
+"""Which code computes the pointwise part of a fused loss, and why."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from typing import Literal
+
+import torch
+
+from abkd.divergences import Divergence
+from abkd.errors import InputError
+from abkd.losses import _checks
+from abkd.losses._compiled import Rows, compiled_rows, missing_for_compiling
+from abkd.losses._rows import dense_rows
+
+Backend = Literal["auto", "eager", "compiled", "triton"]
+BACKENDS: tuple[Backend, ...] = ("auto", "eager", "compiled", "triton")
+VARIABLE = "ABKD_BACKEND"
+
+_WORTH_COMPILING = 1 << 24
+"""Logits in one call below which compiling (10 to 20 s, once a process) is not chosen on its own."""
+
+_log = logging.getLogger("abkd")
+
+
+def backend_for(
+    requested: str | None, device: torch.device, tokens: int, classes: int, divergence: Divergence | None
+) -> tuple[str, Rows]:
+    """The name and the function of the backend, from the argument, else the environment variable, else by itself.
+
+    Raises:
+        InputError: an unknown name, or a backend that this device lacks, with what is missing.
+    """
+    asked = requested if requested is not None else os.environ.get(VARIABLE, "auto")
+    _checks.check_choice("backend" if requested is not None else f"environment variable {VARIABLE}", asked, BACKENDS)
+    if asked == "auto":
+        name, reason = _choice(device, tokens * classes)
+        _say(name, reason)
+    else:
+        name = asked
+    if name == "eager":
+        return name, dense_rows
+    if name == "compiled":
+        missing = missing_for_compiling(device)
+        if missing:
+            raise InputError(f"backend 'compiled' cannot be had on {device.type!r}: {missing} is missing; use 'eager'")
+        return name, compiled_rows
+    from abkd.losses.triton import missing_for_triton, triton_rows
+
+    missing = missing_for_triton(device, divergence)
+    if missing:
+        raise InputError(f"backend 'triton' cannot be had here: {missing}; use 'compiled' or 'eager'")
+    return name, triton_rows
+
+
+def _choice(device: torch.device, logits: int) -> tuple[str, str]:
+    missing = missing_for_compiling(device)
+    if missing:
+        return "eager", f"{missing} is missing"
+    if torch.compiler.is_compiling():
+        return "eager", "the caller is being compiled"
+    if logits < _WORTH_COMPILING:
+        return "eager", f"{logits} logits are fewer than the {_WORTH_COMPILING} that are worth compiling for"
+    return "compiled", f"{logits} logits on {device.type!r} are worth compiling for"
+
+
+@functools.lru_cache(maxsize=64)
+def _say(name: str, reason: str) -> None:
+    _log.info("abkd: linear_divergence_loss runs %s: %s", name, reason)

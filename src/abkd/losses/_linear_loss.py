@@ -1,0 +1,188 @@
+"""The fused loss once its arguments are checked: reductions, autograd, and what to say when a value is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from abkd.errors import InfiniteDivergenceError, InputError
+from abkd.losses._attach import attached
+from abkd.losses._checks import describe_token
+from abkd.losses._eager import Reduction, explain_row
+from abkd.losses._reduce import checked_count
+from abkd.losses._rows import adjusted, computed_in, scalars_of
+from abkd.losses._sparse import SparseBlock, sparse_rows, what_is_wrong_with_sparse
+from abkd.losses._targets import DenseTargets, HiddenTargets, SparseTargets, Targets
+from abkd.losses._tiled import walk_tiles
+from abkd.losses._walk import Adjustment, Job, Student, adjustment, walk
+
+
+@dataclass(frozen=True)
+class LinearLoss:
+    """A checked loss, ready to be computed."""
+
+    job: Job
+    student: Student
+    lead: torch.Size
+    kd_weight: Tensor
+    """(n,)"""
+    ce_weight: Tensor
+    """(n,), 0 without a label"""
+
+    def reduced(self, reduction: Reduction, num_items_in_batch: int | Tensor | None) -> Tensor:
+        inputs = _cast_for_autocast(self.student)
+        if reduction == "none":
+            values: Tensor = _EachToken.apply(self, *inputs)  # pyright: ignore
+            if self.job.index is None:
+                return values.view(self.lead)
+            return values.new_zeros(self.lead.numel()).index_put((self.job.index,), values).view(self.lead)
+        kd_count = ce_count = torch.ones((), dtype=self.kd_weight.dtype, device=self.kd_weight.device)
+        if num_items_in_batch is not None:
+            kd_count = ce_count = kd_count * checked_count(num_items_in_batch)
+        elif reduction == "mean":
+            kd_count, ce_count = kd_count * max(self.job.tokens, 1), self._labelled().clamp(min=1).to(kd_count)
+        wants = tuple(torch.is_grad_enabled() and value is not None and value.requires_grad for value in inputs)
+        with torch.no_grad(), _no_autocast(inputs.hidden):
+            total, gradients = self._total(inputs, kd_count, ce_count, wants)  # pyright: ignore
+        return attached(total, tuple(inputs), gradients) if any(wants) else total
+
+    def _labelled(self) -> Tensor:
+        labels = self.job.labels
+        if labels is None:
+            return self.kd_weight.new_zeros(())
+        return ((labels if self.job.index is None else labels[self.job.index]) != -100).sum()
+
+    def _total(
+        self, inputs: Student, kd_count: Tensor, ce_count: Tensor, wants: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """The scalar, and its gradients."""
+        kd_weight, ce_weight = self.kd_weight / kd_count, self.ce_weight / ce_count
+        # Half precision has no room for weights of 1 / tokens: there they are multiplied in at the end.
+        late = inputs.hidden.dtype == torch.float16
+        common = torch.maximum(kd_count, ce_count) if late else None
+        divergence, cross_entropy, gradients = self.values(
+            inputs, *((kd_weight, ce_weight) if common is None else (kd_weight * common, ce_weight * common)), wants
+        )
+        if common is not None:
+            gradients = tuple(
+                None if gradient is None else gradient / common.to(gradient.dtype) for gradient in gradients
+            )
+        return (divergence * kd_weight + cross_entropy * ce_weight).sum(), gradients
+
+    def values(
+        self, inputs: Student, kd_weight: Tensor, ce_weight: Tensor, wants: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        """Divergence and cross-entropy of each of the n tokens, and the gradients of their weighted sum.
+
+        One look tells whether everything is finite, after all blocks.
+        """
+        steps = walk if self.job.vocab_chunk_size is None else walk_tiles
+        outcome = steps(self.job, inputs, kd_weight, ce_weight, wants)
+        finite = outcome.divergence.isfinite() & outcome.cross_entropy.isfinite()
+        if not bool(finite.all()):
+            raise self._explanation(inputs, int((~finite).nonzero()[0]))
+        return outcome.divergence, outcome.cross_entropy, outcome.gradients
+
+    def _explanation(self, inputs: Student, place: int) -> InputError:
+        """Why the value of this one of the n tokens is not finite, by computing it again on its own."""
+        job = self.job
+        token = (
+            torch.tensor([place], device=inputs.hidden.device) if job.index is None else job.index[place : place + 1]
+        )
+        where = [int(axis) for axis in torch.unravel_index(token[0], self.lead)] if self.lead else []
+        z = _row_logits(inputs.hidden[token], inputs.weight, inputs.bias, job.classes, job.adjustment)
+        divergence = job.settings(token)
+        if divergence is not None and isinstance(job.teacher, SparseTargets) and job.sparse is not None:
+            block, form = SparseBlock.of(job.teacher, token, z.dtype), job.sparse.using(divergence)
+            if form.tail == "proportional" or not bool(sparse_rows(z, block, form, False).values.isfinite()):
+                return what_is_wrong_with_sparse(z, block, form, where)
+        elif divergence is not None and job.teacher is not None:
+            z_teacher = _teacher_row(job.teacher, token, job.classes).to(z.dtype)
+            error = explain_row(z, z_teacher, divergence, where, job.temperature, job.log_floor, job.shared)
+            if error is not None:
+                return error
+        if job.labels is not None and bool((z == torch.inf).any() | z.isnan().any() | (z == -torch.inf).all()):
+            return InputError(f"student logits: expected finite logits, got NaN or infinity at {describe_token(where)}")
+        if job.labels is not None:
+            return InfiniteDivergenceError(
+                f"the cross-entropy is infinite at {describe_token(where)}: the student rules out the label "
+                f"{int(job.labels[token])}; label it -100, or mask the token"
+            )
+        return InfiniteDivergenceError(
+            f"the divergence overflows {z.dtype} at {describe_token(where)}: student and teacher are too far apart "
+            "for these exponents. Use float64, raise log_floor (such as -30.0), or choose milder settings"
+        )
+
+
+class _EachToken(torch.autograd.Function):
+    """The weighted value of each token; the backward pass, which alone knows their weights, walks once more."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, loss: LinearLoss, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        ctx.loss = loss
+        ctx.save_for_backward(hidden, weight, bias)
+        with _no_autocast(hidden):
+            divergence, cross_entropy, _ = loss.values(
+                Student(hidden, weight, bias), loss.kd_weight, loss.ce_weight, (False, False, False)
+            )
+        return divergence * loss.kd_weight + cross_entropy * loss.ce_weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        student, loss, wants = Student(*ctx.saved_tensors), ctx.loss, tuple(ctx.needs_input_grad[1:])
+        with _no_autocast(student.hidden):
+            _, _, gradients = loss.values(student, loss.kd_weight * outer[0], loss.ce_weight * outer[0], wants)
+        return None, *gradients
+
+
+def token_weights_of(
+    job: Job, hidden: Tensor, kd: float, ce: float, token_weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The weights (n,) of the divergence and of the cross-entropy of each token that counts."""
+    options: Any = {"dtype": computed_in(hidden), "device": hidden.device}
+    kd_weight = torch.full((job.tokens,), kd if job.teacher is not None else 0.0, **options)
+    ce_weight = torch.full((job.tokens,), ce if job.labels is not None else 0.0, **options)
+    if token_weights is not None:
+        flat = token_weights.detach().flatten().to(kd_weight)
+        flat = flat if job.index is None else flat[job.index]
+        kd_weight, ce_weight = kd_weight * flat, ce_weight * flat
+    if job.labels is not None:
+        labels = job.labels if job.index is None else job.labels[job.index]
+        ce_weight = torch.where(labels != -100, ce_weight, 0.0)
+    return kd_weight, ce_weight
+
+
+def _row_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, classes: int, how: Adjustment) -> Tensor:
+    """The logits (1, V) of one token, as the head means them."""
+    z = torch.nn.functional.linear(hidden, weight[:classes], None if bias is None else bias[:classes])
+    numbers = scalars_of(1.0, how, (None, None), z)
+    scale, cap = how
+    return adjusted(z.to(numbers.dtype), None if scale is None else numbers[1], None if cap is None else numbers[2])
+
+
+def _teacher_row(teacher: Targets, token: Tensor, classes: int) -> Tensor:
+    if isinstance(teacher, DenseTargets):
+        return teacher.logits[token][:, :classes]
+    assert isinstance(teacher, HiddenTargets)
+    how = adjustment(teacher.logit_scale, teacher.softcap)
+    return _row_logits(teacher.hidden[token], teacher.weight, teacher.bias, classes, how)
+
+
+def _cast_for_autocast(student: Student) -> Student:
+    kind = student.hidden.device.type
+    if not torch.is_autocast_enabled(kind) or student.hidden.dtype == torch.float64:
+        return student
+    dtype = torch.get_autocast_dtype(kind)
+    return Student(*(None if value is None else value.to(dtype) for value in student))  # pyright: ignore
+
+
+def _no_autocast(like: Tensor) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(like.device.type, enabled=False)

@@ -1,0 +1,199 @@
+"""A cache's folder: parts that are whole or absent, what they were made for, and the room they need.
+
+cache.json                  what the cache was made for and with
+parts/part-00000/data.arrow the data set's rows with the teacher's columns, with a manifest of its own
+summary.json                written last, as are dataset_info.json, state.json (for `datasets.load_from_disk`)
+manifest.json               and the checksums of everything
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError, needed
+from abkd.storage import (
+    MANIFEST_NAME,
+    atomic_write_json,
+    read_json,
+    staged_folder,
+    verify_manifest,
+    write_manifest,
+)
+
+IDENTITY = "cache.json"
+SUMMARY = "summary.json"
+_PARTS = "parts"
+_DATA = "data.arrow"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SPARE = 1.05
+_WORDS = {
+    "teacher": "another teacher (its weights or precision differ)",
+    "tokenizer": "another tokenizer",
+    "template": "another chat template",
+    "data": "other data (other rows, another order, or other tokens that count)",
+    "rule": "another choice of entries (top_k, tail_mass, min_probability, temperature)",
+    "form": "another number of bits, vocabulary or power",
+    "format": "another version of this library",
+}
+
+
+class CacheFolder:
+    """Reads and writes a cache's folder.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last file was written."""
+        return (self.path / MANIFEST_NAME).is_file()
+
+    def identity(self) -> dict[str, Any]:
+        """What the cache was made for.
+
+        Raises:
+            InputError: no cache here.
+            CorruptFileError: the file cannot be read.
+        """
+        try:
+            return cast("dict[str, Any]", read_json(self.path / IDENTITY))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{self.path}: expected a teacher cache, found no {IDENTITY}; make one with `abkd cache`"
+            ) from error
+
+    def start(self, identity: Mapping[str, Any], *, resume: bool) -> None:
+        """Make the folder, or check that it is the beginning of the same cache.
+
+        Raises:
+            InputError: it holds something else, or a cache made for something else.
+            RunExistsError: it holds this cache and `resume` is False.
+        """
+        if not self.path.exists() or not any(self.path.iterdir()):
+            atomic_write_json(self.path / IDENTITY, dict(identity))
+            return
+        if not (self.path / IDENTITY).is_file():
+            raise InputError(f"{self.path} exists and is no teacher cache: name another folder")
+        if not resume:
+            raise RunExistsError(f"{self.path} holds a teacher cache already: resume it, or name another folder")
+        found = self.identity()
+        differing = [_WORDS[name] for name in _WORDS if found.get(name) != identity.get(name)]
+        if differing:
+            raise InputError(
+                f"{self.path} holds a cache made for {' and '.join(differing)}: name another folder, or remove this one"
+            )
+
+    def has_part(self, number: int) -> bool:
+        """Whether a part is there and unchanged; a damaged one is written anew."""
+        try:
+            verify_manifest(self._part(number))
+        except CorruptFileError:
+            return False
+        return True
+
+    def write_part(self, number: int, columns: Mapping[str, Any], features: Any) -> None:
+        """Write one part, whole or not at all.
+
+        Raises:
+            AbkdError: there is no room left.
+        """
+        with needed("datasets", "lm"):
+            from datasets.arrow_writer import ArrowWriter
+
+        try:
+            with (
+                staged_folder(self._part(number)) as temporary,
+                ArrowWriter(path=str(temporary / _DATA), features=features) as writer,
+            ):
+                writer.write_batch(dict(columns))
+                writer.finalize()
+        except OSError as error:
+            if error.errno in _FULL:
+                raise no_room(self.path, None, 0) from error
+            raise
+
+    def read(self, parts: int) -> Any:
+        """All parts as one data set, mapped from the disk.
+
+        Raises:
+            CorruptFileError: a part is missing.
+        """
+        with needed("datasets", "lm"):
+            import datasets
+
+        files = [self._part(number) / _DATA for number in range(parts)]
+        for file in files:
+            if not file.is_file():
+                raise CorruptFileError(f"{file}: a part of the teacher cache is missing; build it again to resume")
+        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
+
+    def finish(self, dataset: Any, summary: Mapping[str, Any], parts: int) -> None:
+        """Write what tells that the cache is whole, the checksums last."""
+        dataset.info.write_to_directory(str(self.path))
+        state = {
+            "_data_files": [{"filename": f"{_PARTS}/{self._part(number).name}/{_DATA}"} for number in range(parts)],
+            "_fingerprint": self.identity()["data"][:16],
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+        }
+        atomic_write_json(self.path / "state.json", state)
+        atomic_write_json(self.path / SUMMARY, dict(summary))
+        for left in (self.path / _PARTS).glob(".staged-*"):  # of a process that was killed
+            shutil.rmtree(left)
+        write_manifest(self.path)
+
+    def summary(self) -> dict[str, Any]:
+        """What was measured while the cache was built.
+
+        Raises:
+            InputError: it is not finished.
+        """
+        self.identity()
+        if not self.complete:
+            raise InputError(f"{self.path}: this teacher cache is not finished; build it again to resume")
+        return cast("dict[str, Any]", read_json(self.path / SUMMARY))
+
+    def verify(self) -> None:
+        """Check every file against its checksum.
+
+        Raises:
+            CorruptFileError: one has changed.
+        """
+        verify_manifest(self.path)
+
+    def check_room(self, need: float, done: int) -> None:
+        """There is room for `need` bytes more.
+
+        Raises:
+            AbkdError: there is not; `done` rows are kept.
+        """
+        place = self.path
+        while not place.exists():
+            place = place.parent
+        if shutil.disk_usage(place).free < need * _SPARE:
+            raise no_room(self.path, need * _SPARE, done)
+
+    def _part(self, number: int) -> Path:
+        return self.path / _PARTS / f"part-{number:05d}"
+
+
+def no_room(folder: Path, need: float | None, done: int) -> AbkdError:
+    """The error for a full disk."""
+    wanted = "" if need is None else f": about {need / 1e6:.0f} MB more are needed"
+    kept = f" The {done} rows done are kept." if done else ""
+    return AbkdError(
+        f"{folder}: no room on this disk for the teacher cache{wanted}.{kept} Free some, or build elsewhere with a "
+        "smaller top_k or a larger min_probability; the same command resumes"
+    )

@@ -1,0 +1,150 @@
+"""The subcommands from end to end, their exit codes, and that nothing is lost or overwritten."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abkd.image.objectives import METHODS
+
+REPORTS = {"table.csv", "table.md", "table.png", "curves.png", "results.json", "recipe.yaml", "environment.json"}
+
+
+def test_compare_from_end_to_end_and_again(run: Any, recipe: Path) -> None:
+    code, out, err = run("compare", "r.yaml")
+    assert code == 0, err
+    assert "sft" in out
+    assert "times as many" in out
+    assert "[4/4] abkd, seed 2" in err
+    assert {path.name for path in Path("out").iterdir()} >= REPORTS
+    results = json.loads(Path("out/results.json").read_text())
+    assert [row["n"] for row in results["rows"]] == [2, 2]
+    assert Path("out/runs/abkd/seed-2/result.json").is_file()
+
+    code, _, err = run("compare", "r.yaml")
+    assert code == 2
+    assert "--resume" in err
+    before = Path("out/runs/sft/seed-1/result.json").stat().st_mtime_ns
+    code, _, err = run("compare", "r.yaml", "--resume", "--methods", "sft,ttm", "--seeds", "1", "-q")
+    assert code == 0, err
+    assert Path("out/runs/sft/seed-1/result.json").stat().st_mtime_ns == before
+    assert Path("out/runs/ttm/seed-1/result.json").is_file()
+
+    code, out, err = run("eval", "out/runs/abkd/seed-1", "--json")
+    assert code == 0, err
+    measured = json.loads(out)["seed-1"]
+    stored = json.loads(Path("out/runs/abkd/seed-1/result.json").read_text())["metrics"]["test"]["best"]
+    assert measured["accuracy"] == pytest.approx(stored["accuracy"])
+    assert measured["nll"] == pytest.approx(stored["nll"], rel=1e-5)
+    code, out, err = run("eval", "r.yaml", "--which", "last")
+    assert code == 0, err
+    assert "runs/sft/seed-1" in out
+
+
+def test_train_says_the_special_case_and_takes_overrides(run: Any, recipe: Path) -> None:
+    words = ["divergence={name: alpha_beta, alpha: 1.0, beta: 0.0}", "training.num_train_epochs=1"]
+    code, out, err = run("train", "r.yaml", *words, "--output", "other")
+    assert code == 0, err
+    assert "forward KL" in err
+    assert "kd" in out
+    written = Path("other/recipe.yaml").read_text()
+    assert "num_train_epochs: 1" in written
+    assert not Path("out").exists()
+    code, _, err = run("train", "r.yaml", *words, "--output", "other", "--resume", "training.learning_rate=0.3")
+    assert code == 2
+    assert "learning_rate" in err
+
+
+def test_an_interruption_says_how_to_go_on(run: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import abkd.image
+    import abkd.image._run as home
+
+    whole = home.run_image
+
+    def interrupted(settings: object, folder: Path, **options: object) -> object:
+        if "abkd" in str(folder):
+            raise KeyboardInterrupt
+        return whole(settings, folder, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(home, "run_image", interrupted)
+    assert abkd.image.run_image is interrupted
+    code, _, err = run("compare", "r.yaml", "-q")
+    assert code == 130
+    assert "abkd compare r.yaml -q --resume" in err
+    monkeypatch.setattr(home, "run_image", whole)
+    code, _, err = run("compare", "r.yaml", "-q", "--resume")
+    assert code == 0, err
+
+
+def test_a_failing_run_gives_exit_code_1(run: Any, recipe: Path) -> None:
+    code, out, err = run("train", "r.yaml", "training.learning_rate=1e30", "method=sft", "-q")
+    assert code == 1
+    assert "failed" in err
+    assert "sft" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian", "r.yaml"], "train"),
+        (["train"], "RECIPE"),
+        (["train", "r.yaml", "--outputs", "x"], "--output"),
+        (["train", "nowhere.yaml"], "no such file"),
+        (["train", "r.yaml", "method=kdd"], "did you mean 'kd'"),
+        (["train", "r.yaml", "learning_rate=1"], "learning_rate: no such key"),
+        (["train", "r.yaml", "--resume", "--overwrite"], "one of the two"),
+        (["compare", "r.yaml", "--methods", "kd,abdk"], "compare.methods.1"),
+        (["compare", "r.yaml", "--seeds", "1,x"], "compare.seeds"),
+        (["validate", "nowhere"], "no such file"),
+        (["eval", "."], "no finished run"),
+        (["eval", "r.yaml", "--which", "first"], "first"),
+        (["demo", "imag"], "'image'"),
+    ],
+)
+def test_bad_usage_is_exit_code_2_and_says_why(run: Any, recipe: Path, words: list[str], said: str) -> None:
+    code, out, err = run(*words)
+    assert code == 2
+    assert said in err
+    assert out == ""
+    assert not Path("out").exists()
+
+
+def test_validate_prints_ok_or_every_fault(run: Any, recipe: Path) -> None:
+    code, out, err = run("validate", "r.yaml", "quickstart/image")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["r.yaml: ok", "quickstart/image: ok"]
+    Path("bad.yaml").write_text(recipe.read_text().replace("method: kd", "method: kdd\nsede: 1"))
+    code, out, err = run("validate", "bad.yaml", "r.yaml")
+    assert code == 2
+    assert out == "r.yaml: ok\n"
+    assert len(err.splitlines()) == 2
+    assert all(line.startswith("bad.yaml: ") for line in err.splitlines())
+
+
+def test_methods_as_table_and_as_json(run: Any) -> None:
+    code, out, _ = run("methods", "--json")
+    assert code == 0
+    entries = json.loads(out)
+    assert [entry["name"] for entry in entries] == list(METHODS)
+    assert all(entry["description"] and entry["defaults"] for entry in entries)
+    code, out, _ = run("methods")
+    assert code == 0
+    assert all(name in out for name in METHODS)
+
+
+def test_dry_run_keeps_nothing(run: Any, recipe: Path) -> None:
+    code, out, err = run("compare", "r.yaml", "--dry-run")
+    assert code == 0, err
+    assert out.splitlines() == ["r.yaml: sft: ok", "r.yaml: abkd: ok"]
+    assert [path.name for path in recipe.parent.iterdir()] == ["r.yaml"]
+
+
+def test_as_a_module_in_a_process_of_its_own(recipe: Path) -> None:
+    command = [sys.executable, "-m", "abkd", "validate", "r.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=recipe.parent)
+    assert (done.returncode, done.stdout) == (0, "r.yaml: ok\n"), done.stderr

@@ -1,0 +1,320 @@
+"""Every method by name: it lowers its own objective, and those with a mathematics of their own follow it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lm_toys
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from abkd import ReverseKL, divergence_loss
+from abkd.divergences import by_name
+from abkd.errors import InputError
+from abkd.lm import METHODS
+from abkd.lm._generate import mixture
+from abkd.lm._hidden import Predictions
+from abkd.lm._minillm import PolicyGradient, policy_loss, remember
+from abkd.lm._objective import Objective
+from abkd.lm._seqkd import TeacherText, prompt_of
+from abkd.lm._student_settings import Sampling, student_text_of
+from abkd.losses import DenseTargets
+
+ON_POLICY = [name for name, method in METHODS.items() if method.student_text is not None]
+
+
+def test_the_table_is_whole() -> None:
+    wanted = ["sft", "kd", "rkd", "jsd", "tvd", "akl", "bdkd", "seqkd", "imitkd", "gkd", "minillm", "distillm", "abkd"]
+    assert list(METHODS) == wanted
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.description.endswith(".")
+        assert method.source
+        if method.divergence is not None:
+            by_name(**method.divergence)
+        if method.student_text is not None:
+            student_text_of(method.student_text)
+
+
+@pytest.mark.parametrize("method", ON_POLICY)
+def test_every_method_on_its_own_text_lowers_its_objective(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, method: str
+) -> None:
+    trainer = lm_toys.make_trainer(
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        method=method,
+        max_steps=6,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        eval_dataset=lm_toys.instructions(8),
+        max_new_tokens=8,
+        eval_strategy="steps",
+        eval_steps=3,
+        student_text={"share": 0.5, "growth": 0.5} if method == "distillm" else None,
+    )
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+
+
+# MiniLLM.
+
+
+def text_of(count: int = 5, classes: int = 7) -> dict[str, Any]:
+    torch.manual_seed(1)
+    keep = torch.tensor([[False, True, True, True], [False, False, True, True]])
+    return {
+        "student": torch.randn(count, classes, dtype=torch.float64),
+        "teacher": torch.randn(count, classes, dtype=torch.float64),
+        "labels": torch.tensor([1, 3, 6, 0, 2]),
+        "keep": keep,
+    }
+
+
+def moment_of(text: dict[str, Any], settings: PolicyGradient, mix: float) -> dict[str, torch.Tensor]:
+    student, teacher = Predictions(text["student"]), DenseTargets(text["teacher"])
+    return remember(student, teacher, text["labels"], text["keep"], settings, mix)
+
+
+@pytest.mark.parametrize("single_step", [True, False])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_what_is_remembered_by_hand(monkeypatch: Any, single_step: bool, normalised: bool) -> None:
+    monkeypatch.setattr("abkd.lm._minillm._label_logs", plain_logs)
+    text = text_of()
+    settings = PolicyGradient(single_step=single_step, length_normalised=normalised)
+    moment = moment_of(text, settings, 0.25)
+    rows = torch.arange(5)
+    log_q = text["student"].log_softmax(-1)[rows, text["labels"]]
+    log_p = text["teacher"].float().log_softmax(-1)[rows, text["labels"]].double()
+    torch.testing.assert_close(moment["weight"], log_q.exp() / (0.75 * log_q.exp() + 0.25 * log_p.exp()))
+    reward = (log_p - log_q).tolist()
+    expected: list[float] = []
+    for tokens in (reward[:3], reward[3:]):
+        for place in range(len(tokens)):
+            after = tokens[place + 1 :] if single_step else tokens[place:]
+            expected.append(sum(after) / (max(len(after), 1) if normalised else 1))
+    torch.testing.assert_close(moment["future"], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-7)
+
+
+def plain_logs(student: Predictions, labels: torch.Tensor) -> torch.Tensor:
+    return student.logits().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def test_the_policy_gradient_is_that_of_the_sequence_divergence() -> None:
+    """Over all texts of two tokens, weighed by how often they are sampled, it is the gradient of KL(q || p)."""
+    classes, mix = 4, 0.3
+    torch.manual_seed(2)
+    head = torch.eye(classes, dtype=torch.float64)
+    first = torch.randn(classes, dtype=torch.float64, requires_grad=True)
+    second = torch.randn(classes, classes, dtype=torch.float64, requires_grad=True)  # given the first token
+    p_first, p_second = torch.randn(classes, dtype=torch.float64), torch.randn(classes, classes, dtype=torch.float64)
+    log_q = first.log_softmax(-1).unsqueeze(1) + second.log_softmax(-1)
+    log_p = p_first.log_softmax(-1).unsqueeze(1) + p_second.log_softmax(-1)
+    exact = torch.autograd.grad((log_q.exp() * (log_q - log_p)).sum(), (first, second))
+
+    settings = PolicyGradient(length_normalised=False)
+    keep = torch.ones(1, 2, dtype=torch.bool)
+    total = torch.zeros((), dtype=torch.float64)
+    for a in range(classes):
+        for b in range(classes):
+            labels = torch.tensor([a, b])
+            student = Predictions(torch.stack([first, second[a]]), head)
+            targets = DenseTargets(torch.stack([p_first, p_second[a]]))
+            moment = remember(student.detach(), targets, labels, keep, settings, 0.0)
+            loss = policy_loss(student, targets, labels, moment, Objective(ReverseKL()), settings)
+            total = total + log_q[a, b].exp().detach() * 2 * loss  # a mean over two tokens
+    found = torch.autograd.grad(total, (first, second))
+    for mine, theirs in zip(found, exact, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)  # the teacher's logs are taken in float32
+    assert float(mixture(torch.tensor(-1.0), torch.tensor(-1.0), mix)) == pytest.approx(-1.0)
+
+
+def test_clipping_stops_the_push_of_tokens_that_have_moved_enough() -> None:
+    text = text_of()
+    head = torch.eye(7, dtype=torch.float64)
+    settings = PolicyGradient(clip=0.2, single_step=False)
+    labels, targets = text["labels"], DenseTargets(text["teacher"])
+    moment = remember(Predictions(text["student"], head), targets, labels, text["keep"], settings, 0.0)
+    moment["future"] = torch.ones(5, dtype=torch.float64)
+    moved = text["student"].clone()
+    moved[0, labels[0]] += 3.0  # its ratio is far above 1.2
+    moved.requires_grad_()
+    policy_loss(Predictions(moved, head), targets, labels, moment, Objective(ReverseKL()), settings).backward()
+    assert moved.grad is not None
+    assert float(moved.grad[0].abs().max()) == 0
+    assert float(moved.grad[1:].abs().max()) > 0
+
+
+def test_texts_serve_as_many_steps_as_epochs(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, method="minillm", max_new_tokens=4, method_settings={"epochs": 3}
+    )
+    trainer.state.max_steps, trainer.model_wrapped = 6, trainer.model
+    texts = []
+    for step in range(6):
+        trainer.state.global_step = step
+        (own,) = trainer.prepare_batches([lm_toys.batch_of(trainer, range(step, step + 4))])
+        texts.append(own["input_ids"])
+    assert all(torch.equal(texts[0], texts[step]) for step in (1, 2))
+    assert all(torch.equal(texts[3], texts[step]) for step in (4, 5))
+    assert texts[0].shape != texts[3].shape or not torch.equal(texts[0], texts[3])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 2.0}, "temperature 1"),
+        ({"ce_weight": 1.0}, "cross-entropy"),
+        ({"student_text": {"generation_temperature": 0.5}}, "generation_temperature"),
+        ({"student_text": {"share": 0.5}}, "share"),
+        ({"student_text": {"replay": 5}}, "replay"),
+        ({"lmbda": 0.0}, "own text"),
+        ({"method_settings": {"clips": 0.2}}, "did you mean 'clip'"),
+        ({"method_settings": {"clip": 0.0}}, "clip"),
+        ({"method_settings": {"epochs": 0}}, "epochs"),
+        ({"divergence": "forward_kl"}, "policy gradient"),
+    ],
+)
+def test_what_a_policy_gradient_refuses(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, settings: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, method="minillm", **settings)
+
+
+# SeqKD.
+
+
+def test_the_teachers_text_is_written_once_and_resumed(
+    tmp_path: Path, tokenizer: Any, teacher: Any, instructions: Any, monkeypatch: Any
+) -> None:
+    sampling = Sampling(max_new_tokens=6)
+    whole = TeacherText(teacher, tokenizer, sampling, tmp_path / "whole", batch=8).of(instructions)
+    assert whole["prompt"] == instructions["prompt"]
+    assert whole["completion"] != instructions["completion"]
+
+    original, calls = TeacherText._write, []
+
+    def interrupted(self: Any, prompts: Any, number: int) -> list[str]:
+        calls.append(number)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, prompts, number)
+
+    monkeypatch.setattr(TeacherText, "_write", interrupted)
+    again = TeacherText(teacher, tokenizer, sampling, tmp_path / "parts", batch=8)
+    with pytest.raises(KeyboardInterrupt):
+        again.of(instructions)
+    torch.manual_seed(5)
+    assert again.of(instructions)["completion"] == whole["completion"]
+    assert calls == [0, 1, 1, 2]
+    assert again.of(instructions)["completion"] == whole["completion"]
+    assert calls == [0, 1, 1, 2]
+    with pytest.raises(InputError, match="other sampling"):
+        TeacherText(teacher, tokenizer, Sampling(max_new_tokens=5), tmp_path / "parts", batch=8).of(instructions)
+
+
+def test_two_processes_share_the_writing(tmp_path: Path, tokenizer: Any, teacher: Any, instructions: Any) -> None:
+    sampling = Sampling(max_new_tokens=6)
+    alone = TeacherText(teacher, tokenizer, sampling, tmp_path / "alone", batch=5).of(instructions)
+    shared = TeacherText(teacher, tokenizer, sampling, tmp_path / "shared", batch=5)
+    shared._open([prompt_of(row) for row in instructions], 0)
+    other = lambda: shared.of(instructions, rank=1, ranks=2, wait=lambda: None)  # noqa: E731
+    found = shared.of(instructions, rank=0, ranks=2, wait=lambda: shared_by(other))
+    assert found["completion"] == alone["completion"]
+
+
+def shared_by(other: Any) -> None:
+    other()
+
+
+def test_seqkd_trains_on_the_teachers_text_and_lets_the_teacher_go(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    trainer = lm_toys.make_trainer(
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        method="seqkd",
+        max_new_tokens=8,
+        max_steps=8,
+        learning_rate=1e-2,
+        per_device_train_batch_size=8,
+        eval_dataset=lm_toys.instructions(8),
+    )
+    assert trainer.teacher is None
+    parts = sorted((tmp_path / "teacher_text").glob("part-*.json"))
+    texts = [text for part in parts for text in json.loads(part.read_text())]
+    assert len(texts) == 24
+    row = trainer.train_dataset[0]
+    answer = [token for token in row["labels"] if token != -100]
+    assert tokenizer.decode(answer, skip_special_tokens=True) == texts[0]
+    assert answer[-1] == tokenizer.eos_token_id
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses[-1] < losses[0]
+
+
+def test_seqkd_works_across_tokenizers(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    other = tmp_path / "teacher"
+    teacher.save_pretrained(other)
+    lm_toys.save_tokenizer(other)
+    saved = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = saved["model"]["vocab"]
+    first, second = (token for token, number in vocabulary.items() if number in (100, 101))
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(saved))
+    with pytest.raises(InputError, match="seqkd"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, str(other))
+    lm_toys.make_trainer(tmp_path, tokenizer, student, str(other), method="seqkd", max_new_tokens=4).train()
+
+
+def test_seq_kd_gives_any_method_the_teachers_text(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    trainer = lm_toys.make_trainer(
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        method="kd",
+        seq_kd=True,
+        teacher_text={"max_new_tokens": 4},
+        train_dataset=lm_toys.dialogues(4),
+        max_length=256,
+    )
+    assert trainer.teacher is not None
+    row = trainer.train_dataset[0]
+    written = json.loads((tmp_path / "teacher_text" / "part-000000.json").read_text())[0]
+    answer = [token for token in row["labels"] if token != -100]
+    assert tokenizer.decode(answer) == written + lm_toys.EOS
+    trainer.train()
+    with pytest.raises(InputError, match="seq_kd"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, method="kd", teacher_text={})
+
+
+def test_prompts_of_dialogues_end_before_the_last_answer(dialogues: Any) -> None:
+    assert prompt_of(dialogues[0]) == dialogues[0]["messages"][:3]
+    assert prompt_of({"prompt": "a", "completion": "b"}) == "a"
+    with pytest.raises(InputError, match="prompts to answer"):
+        prompt_of({"text": "plain"})
+
+
+def test_the_tokenizer_fixture_is_not_changed_by_any_of_it(tokenizer_folder: Path) -> None:
+    assert AutoTokenizer.from_pretrained(tokenizer_folder).pad_token == lm_toys.PAD
+
+
+def test_divergence_loss_is_what_the_objective_takes() -> None:
+    text = text_of()
+    from abkd.lm._objective import objective_loss
+
+    head = torch.eye(7, dtype=torch.float64)
+    found = objective_loss(
+        Predictions(text["student"], head), DenseTargets(text["teacher"]), text["labels"], Objective(ReverseKL(), 2.0)
+    )
+    torch.testing.assert_close(found, divergence_loss(text["student"], text["teacher"], ReverseKL(), temperature=2.0))

@@ -1,0 +1,383 @@
+"""Text that the student writes: when, from which prompts, with which mask and labels, and what is never done on it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lm_toys
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from abkd import ForwardKL, divergence_loss
+from abkd.errors import InputError, MissingPackageError
+from abkd.lm._batch import OWN_TEXT, PRETRAIN, own_batch, prompts_of
+from abkd.lm._generate import cut_after_end, write_texts
+from abkd.lm._replay import ReplayBuffer
+from abkd.lm._student_settings import Sampling, StudentText
+
+SHORT = {"max_new_tokens": 6}
+
+
+def own_trainer(folder: Path, tokenizer: Any, student: Any, teacher: Any, **settings: Any) -> Any:
+    defaults = {"method": "imitkd", "student_text": SHORT, "seed": 3}
+    trainer = lm_toys.make_trainer(folder, tokenizer, student, teacher, **{**defaults, **settings})
+    trainer.state.max_steps = 10
+    trainer.model_wrapped = trainer.model
+    return trainer
+
+
+@pytest.mark.parametrize("pad", [lm_toys.PAD, lm_toys.EOS])
+@pytest.mark.parametrize("data", ["instructions", "dialogues"])
+def test_mask_and_labels_token_by_token(tmp_path: Path, student: Any, teacher: Any, pad: str, data: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lm_toys.save_tokenizer(tmp_path / "tokenizer", pad=pad))
+    with torch.no_grad():  # a student that likes to stop
+        student.get_output_embeddings().weight[0] += 0.1
+    rows = lm_toys.instructions() if data == "instructions" else lm_toys.dialogues()
+    settings = {"train_dataset": rows, "max_length": 256, "student_text": {"max_new_tokens": 24}}
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher, **settings)
+    batch = lm_toys.batch_of(trainer)
+    prompts = prompts_of(batch)
+    (own,) = trainer.prepare_batches([batch])
+    assert own[OWN_TEXT]
+    stopped = 0
+    for row, prompt in enumerate(prompts):
+        ids, labels, mask = (own[name][row].tolist() for name in ("input_ids", "labels", "attention_mask"))
+        length = sum(mask)
+        response = ids[len(prompt) : length]
+        assert ids[: len(prompt)] == prompt
+        assert mask == [1] * length + [0] * (len(mask) - length)
+        assert labels == [-100] * len(prompt) + response + [-100] * (len(ids) - length)
+        assert ids[length:] == [tokenizer.pad_token_id] * (len(ids) - length)
+        assert 1 <= len(response) <= 24
+        assert tokenizer.eos_token_id not in response[:-1]
+        if len(response) < 24:
+            assert labels[length - 1] == tokenizer.eos_token_id  # learns to stop, whatever the pad token is
+            stopped += 1
+        if data == "dialogues":
+            assert prompt[-1] == tokenizer.convert_tokens_to_ids(lm_toys.BOT)
+            assert prompt.count(tokenizer.eos_token_id) == 1  # the first answer stays in the prompt
+    assert stopped
+
+
+def test_eos_in_a_prompt_ends_nothing() -> None:
+    batch = own_batch([[0, 5, 0], [7]], [[4, 0], [9, 9, 9]], 0, "cpu")
+    assert batch["input_ids"].tolist() == [[0, 5, 0, 4, 0], [7, 9, 9, 9, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, -100, 4, 0], [-100, 9, 9, 9, -100]]
+    assert prompts_of(batch) == [[0, 5, 0], [7]]
+    assert cut_after_end([3, 0, 0], [0]) == [3, 0]
+    assert cut_after_end([3, 4], [0]) == [3, 4]
+
+
+def test_batched_writing_is_that_of_each_prompt_alone(student: Any) -> None:
+    prompts = [[5, 6, 7, 8, 9], [10], [11, 12]]
+    greedy = Sampling(generation_temperature=1e-4, max_new_tokens=5)
+    options: dict[str, Any] = {"pad": 1, "ends": [0], "vocabulary": 320}
+    together = write_texts(student, prompts, greedy, **options)
+    assert together == [write_texts(student, [prompt], greedy, **options)[0] for prompt in prompts]
+
+
+def test_padding_of_the_vocabulary_is_never_written(student: Any) -> None:
+    hot = Sampling(generation_temperature=100.0, max_new_tokens=40)
+    written = write_texts(student, [[5]] * 8, hot, pad=1, ends=[0], vocabulary=20)
+    assert max(token for row in written for token in row) < 20
+
+
+def test_no_cross_entropy_on_the_students_own_text(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    trainer = own_trainer(
+        tmp_path, tokenizer, student, teacher, method="kd", ce_weight=5.0, student_text={"share": 0.5, **SHORT}
+    )
+    batch = lm_toys.batch_of(trainer)
+    for number in range(20):
+        trainer.state.global_step = number
+        (found,) = trainer.prepare_batches([batch])
+        loss, _ = trainer.mean_loss(trainer.model, found)
+        inputs = {name: found[name] for name in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            logits = [model(**inputs).logits[:, :-1] for model in (student, teacher)]
+        mask = found["labels"][:, 1:] != -100
+        expected = divergence_loss(*logits, ForwardKL(), mask=mask)
+        if not found.get(OWN_TEXT):
+            expected = expected + 5 * torch.nn.functional.cross_entropy(
+                logits[0].flatten(0, 1), found["labels"][:, 1:].flatten()
+            )
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ce_weight_that_could_have_no_effect_is_refused(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    with pytest.raises(InputError, match="ce_weight"):
+        own_trainer(tmp_path, tokenizer, student, teacher, ce_weight=0.1)
+
+
+def test_the_share_of_batches_and_that_all_ranks_draw_alike(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, monkeypatch: Any
+) -> None:
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher, method="gkd", student_text={"share": 0.3, **SHORT})
+    monkeypatch.setattr(type(trainer._writer), "write", lambda self, prompts: [[5] for _ in prompts])
+    batch = lm_toys.batch_of(trainer)
+
+    def choices(rank: int) -> list[bool]:
+        monkeypatch.setattr(type(trainer.args), "process_index", rank)
+        random.seed(rank)
+        torch.manual_seed(rank)
+        found = []
+        for step in range(200):
+            trainer.state.global_step = step
+            found += [bool(one.get(OWN_TEXT)) for one in trainer.prepare_batches([batch, batch])]
+        return found
+
+    first = choices(0)
+    assert first == choices(1)
+    assert 0.24 < sum(first) / len(first) < 0.36
+
+
+def test_generation_has_its_own_temperature(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    cold = {"generation_temperature": 1e-4, **SHORT}
+    written = []
+    for temperature in (1.0, 4.0):
+        trainer = own_trainer(tmp_path, tokenizer, student, teacher, temperature=temperature, student_text=cold)
+        (own,) = trainer.prepare_batches([lm_toys.batch_of(trainer)])
+        written.append(own["input_ids"])
+        loss, _ = trainer.mean_loss(trainer.model, own)
+        with torch.no_grad():
+            logits = [
+                model(own["input_ids"], attention_mask=own["attention_mask"]).logits[:, :-1]
+                for model in (student, teacher)
+            ]
+        expected = divergence_loss(*logits, ForwardKL(), temperature=temperature, mask=own["labels"][:, 1:] != -100)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-7)
+    assert torch.equal(*written)
+
+
+def test_the_model_comes_back_in_the_mode_it_was_in(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher)
+    trainer.model.train()
+    trainer._writer.write([[5, 6]])
+    assert trainer.model.training
+
+
+def test_teacher_mix_samples_from_the_mixture(student: Any, teacher: Any) -> None:
+    prompt, share, count = [20, 21, 22], 0.6, 4000
+    with torch.no_grad():
+        for model, scale in ((student, 6.0), (teacher, 6.0)):
+            model.get_output_embeddings().weight.mul_(scale)
+        probabilities = [model(torch.tensor([prompt])).logits[0, -1].softmax(-1) for model in (student, teacher)]
+    expected = (1 - share) * probabilities[0] + share * probabilities[1]
+    sampling = Sampling(max_new_tokens=1)
+    written = write_texts(
+        student, [prompt] * count, sampling, pad=1, ends=[], vocabulary=320, mixed_with=(teacher, share)
+    )
+    seen = Counter(row[0] for row in written)
+    token = int(expected.argmax())
+    deviation = math.sqrt(float(expected[token] * (1 - expected[token])) / count)
+    assert abs(seen[token] / count - float(expected[token])) < 4 * deviation
+    observed = torch.tensor([seen[number] / count for number in range(320)])
+    assert float((observed - expected).abs().sum()) < 0.5 * float((probabilities[0] - expected).abs().sum())
+
+
+def test_teacher_mix_follows_the_teacher_over_padded_prompts(student: Any, teacher: Any) -> None:
+    prompts = [[20, 21, 22, 23], [30]]
+    sampling = Sampling(max_new_tokens=5)
+    with torch.no_grad():
+        teacher.get_output_embeddings().weight.mul_(300)  # nearly greedy
+    written = write_texts(student, prompts, sampling, pad=1, ends=[], vocabulary=320, mixed_with=(teacher, 0.999999))
+    greedy = Sampling(generation_temperature=1e-4, max_new_tokens=5)
+    for prompt, row in zip(prompts, written, strict=True):
+        assert row == write_texts(teacher, [prompt], greedy, pad=1, ends=[], vocabulary=320)[0]
+
+
+def test_replay_keeps_the_newest_and_survives_a_checkpoint() -> None:
+    buffer = ReplayBuffer(3)
+    buffer.add([([number], [number, 0]) for number in range(5)])
+    other = ReplayBuffer(3)
+    other.load(buffer.tensors())
+    drawn = other.draw(50, random.Random(0))
+    assert {text[0][0] for text in drawn} == {2, 3, 4}
+    assert all(response == [prompt[0], 0] for prompt, response in drawn)
+    empty = ReplayBuffer(2)
+    empty.load(ReplayBuffer(2).tensors())
+    assert len(empty) == 0
+
+
+def test_replay_grows_with_the_run(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, monkeypatch: Any
+) -> None:
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher, student_text={"replay": 8, **SHORT})
+    written: list[int] = []
+    monkeypatch.setattr(
+        type(trainer._writer), "write", lambda self, prompts: [written.append(1) or [5, 0] for _ in prompts]
+    )
+    batch = lm_toys.batch_of(trainer)
+    trainer.state.max_steps = 100
+    fresh: list[int] = []
+    for step in range(100):
+        trainer.state.global_step = step
+        before = len(written)
+        trainer.prepare_batches([batch])
+        fresh.append(len(written) > before)
+    assert fresh[0]
+    assert sum(fresh[:50]) > sum(fresh[50:]) > 0
+
+
+def test_the_adaptive_share_follows_the_validation_loss(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    settings = {"share": 0.0, "schedule": "adaptive", "growth": 0.4, "tolerance": 0.05, **SHORT}
+    trainer = own_trainer(
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        method="kd",
+        student_text=settings,
+        eval_strategy="steps",
+        eval_dataset=lm_toys.instructions(4),
+    )
+    shares = []
+    for nll in (3.0, 2.9, 2.94, 3.1, 3.3, 3.6, 3.0):
+        trainer._writer.after_evaluation(nll)
+        shares.append(trainer._writer.share)
+    assert shares == pytest.approx([0.0, 0.0, 0.0, 0.4, 0.8, 1.0, 1.0])
+    with pytest.raises(InputError, match="nll"):
+        trainer._writer.after_evaluation(None)
+
+
+def test_prompts_come_from_the_training_split_alone(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, monkeypatch: Any
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    held_out = lm_toys.instructions(8, start=100)
+    trainer = own_trainer(
+        tmp_path, tokenizer, student, teacher, eval_dataset=held_out, eval_strategy="steps", eval_steps=1
+    )
+
+    def write(self: Any, prompts: list[list[int]]) -> list[list[int]]:
+        seen.extend(tuple(prompt) for prompt in prompts)
+        return [[5, 0] for _ in prompts]
+
+    monkeypatch.setattr(type(trainer._writer), "write", write)
+    trainer.train()
+    known = {tuple(tokenizer(row["prompt"])["input_ids"]) for row in lm_toys.instruction_rows()}
+    assert seen
+    assert set(seen) <= known
+
+
+def test_plain_text_has_its_own_loss(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    from datasets import Dataset
+
+    plain = Dataset.from_dict({"text": lm_toys.sentences()[200:230]})
+    trainer = own_trainer(
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        pretrain_dataset=plain,
+        pretrain_weight=0.5,
+        max_length=32,
+        gradient_accumulation_steps=2,
+        train_dataset=lm_toys.instructions(),
+    )
+    batches = trainer.prepare_batches([lm_toys.batch_of(trainer), lm_toys.batch_of(trainer)])
+    assert not torch.equal(batches[0][PRETRAIN]["input_ids"], batches[1][PRETRAIN]["input_ids"])
+    inputs = batches[0]
+    bare = {name: value for name, value in inputs.items() if name != PRETRAIN}
+    added = trainer.compute_loss(trainer.model, inputs) - trainer.compute_loss(trainer.model, bare)
+    tokens = inputs[PRETRAIN]["input_ids"]
+    logits = trainer.model(tokens).logits[:, :-1]
+    ce = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    torch.testing.assert_close(added, 0.5 * ce / 2, rtol=1e-4, atol=1e-5)
+    trainer.train()
+
+
+def test_vllm_is_asked_for_and_used_through_trl(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, monkeypatch: Any
+) -> None:
+    from trl import import_utils
+    from trl.generation import vllm_generation
+
+    settings = {"student_text": {"vllm": {"mode": "server"}, "generation_temperature": 0.7, **SHORT}}
+    if not import_utils.is_vllm_available():
+        with pytest.raises(MissingPackageError, match="vllm"):
+            own_trainer(tmp_path, tokenizer, student, teacher, **settings)
+
+    class StandIn:
+        made: ClassVar[dict[str, Any]] = {}
+        synced = 0
+
+        def __init__(self, **options: Any) -> None:
+            StandIn.made = options
+
+        def sync_weights(self) -> None:
+            StandIn.synced += 1
+
+        def generate(self, prompts: Any, images: Any, num_generations: int) -> Any:
+            return None, [[5, 0, 9] for _ in prompts], None, None
+
+    monkeypatch.setattr(import_utils, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(vllm_generation, "VLLMGeneration", StandIn)
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher, **settings)
+    trainer.prepare_batches([lm_toys.batch_of(trainer)])
+    (own,) = trainer.prepare_batches([lm_toys.batch_of(trainer)])
+    assert StandIn.synced == 1
+    assert (StandIn.made["mode"], StandIn.made["temperature"], StandIn.made["max_completion_length"]) == (
+        "server",
+        0.7,
+        6,
+    )
+    assert (own["labels"] == 9).sum() == 0
+    assert (own["labels"] == 0).sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shar": 0.5}, "did you mean 'share'"),
+        ({"share": 1.5}, "share"),
+        ({"share": 0.0, "replay": 5}, "leave student_text out"),
+        ({"schedule": "adaptve"}, "adaptive"),
+        ({"replay": -1}, "replay"),
+        ({"generation_temperature": 0}, "generation_temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens"),
+        ({"teacher_mix": 1.0}, "teacher_mix"),
+        ({"teacher_mix": 0.2, "vllm": {}}, "vllm"),
+        ({"schedule": "adaptive"}, "eval_strategy"),
+    ],
+)
+def test_bad_settings(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, settings: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        own_trainer(tmp_path, tokenizer, student, teacher, method="abkd", student_text=settings)
+
+
+def test_what_does_not_go_with_student_text(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    with pytest.raises(InputError, match="packing"):
+        own_trainer(tmp_path, tokenizer, student, teacher, packing=True)
+    with pytest.raises(InputError, match="compares nothing"):
+        own_trainer(tmp_path, tokenizer, student, teacher, method="sft", student_text={"share": 0.5})
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher, student_text={"max_new_tokens": 600})
+    with pytest.raises(InputError, match="512 positions"):
+        trainer.prepare_batches([lm_toys.batch_of(trainer)])
+    assert StudentText().share == 1
+
+
+def test_lmbda_is_the_share(tmp_path: Path) -> None:
+    from abkd.lm import DistillationConfig
+
+    def text(**settings: Any) -> StudentText | None:
+        return DistillationConfig(output_dir=str(tmp_path), use_cpu=True, **settings).student_sampling()
+
+    found = text(method="gkd", lmbda=0.25, max_new_tokens=7)
+    assert found is not None
+    assert (found.share, found.max_new_tokens) == (0.25, 7)
+    assert text(method="gkd", lmbda=0.0) is None
+    assert text(method="abkd") is None
+    assert text(method="distillm", lmbda=0.0, eval_strategy="steps") is not None
+    with pytest.raises(InputError, match="given twice"):
+        text(lmbda=0.5, student_text={"share": 0.2})

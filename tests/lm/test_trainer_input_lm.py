@@ -1,0 +1,234 @@
+"""What a user can get wrong, said before time is lost; and targets from a cache in place of a live teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lm_toys
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from abkd.errors import InputError
+from abkd.lm import DistillationConfig, DistillationTrainer
+from abkd.lm._batch import counted
+from abkd.losses import SparseTargets
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "distilm"}, "did you mean 'distillm'"),
+        ({"alpha": 0.5}, "alpha and beta belong together"),
+        ({"beta": 0.5, "method": "gkd"}, "Jensen-Shannon"),
+        ({"alpha": 0.5, "beta": 0.5, "divergence": "forward_kl"}, "not both"),
+        ({"divergence": "forward_lk"}, "did you mean 'forward_kl'"),
+        ({"divergence": {"skew": 0.1}}, "'name' is missing"),
+        ({"method": "sft", "divergence": "forward_kl"}, "no effect"),
+        ({"temperature": 0}, "temperature"),
+        ({"temperature": {"from": 2.0, "to": 0.0}}, "temperature"),
+        ({"kd_weight": -1.0}, "kd_weight"),
+        ({"ce_weight": {"from": 1.0, "until": 0.5}}, "ce_weight: schedule"),
+        ({"alpha": {"from": 1.0, "to": 0.2, "shap": "cosine"}, "beta": 0.0}, "did you mean 'shape'"),
+        ({"method": "sft", "ce_weight": 0.0}, "empty"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"loss_type": "dft"}, "loss_type"),
+        ({"use_liger_kernel": True}, "liger"),
+        ({"pretrain_weight": -1.0}, "pretrain_weight"),
+        ({"method_settings": {"clip": 0.1}}, "has no setting"),
+    ],
+)
+def test_bad_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DistillationConfig(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+def test_plain_settings(tmp_path: Path) -> None:
+    made = DistillationConfig.from_settings(
+        {"method": "kd", "learning_rate": 1e-4}, output_dir=str(tmp_path), use_cpu=True
+    )
+    assert made.method == "kd"
+    for settings, message in (
+        ({"learnin_rate": 1.0}, "did you mean 'learning_rate'"),
+        ({"output_dir": "x"}, "set elsewhere"),
+        ({"lr_scheduler_type": "nonsense"}, "nonsense"),
+    ):
+        with pytest.raises(InputError, match=message):
+            DistillationConfig.from_settings(settings, output_dir=str(tmp_path), use_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"question": "a", "answer": "b"}], "found answer, question"),
+        (
+            [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": " "}],
+            r"1 of 2 completions are empty \(rows 1\)",
+        ),
+        ([{"prompt": "a" * 400, "completion": "b"}], "fill max_length=128"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, rows: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=Dataset.from_list(rows))
+
+
+def test_rows_whose_prompt_fills_the_limit_are_counted(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, capsys: Any
+) -> None:
+    rows = Dataset.from_list([*lm_toys.instruction_rows(3), {"prompt": "a" * 400, "completion": "b"}])
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=rows)
+    assert len(trainer.train_dataset) == 3
+    assert "1 of 4 rows left out" in capsys.readouterr().err
+
+
+def test_dialogues_need_a_template_that_marks_the_answers(tmp_path: Path, student: Any, teacher: Any) -> None:
+    for template, message in (
+        (None, "no chat template"),
+        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "generation"),
+    ):
+        folder = lm_toys.save_tokenizer(tmp_path / "tokenizer", chat_template=template)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with pytest.raises(InputError, match=message):
+            lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=lm_toys.dialogues(2))
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def test_teachers_that_do_not_fit(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    def make(teacher_model: Any, **settings: Any) -> None:
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher_model, **settings)
+
+    with pytest.raises(InputError, match="needs a teacher"):
+        make(None)
+    with pytest.raises(InputError, match="what the teacher writes"):
+        make(None, method="seqkd")
+    with pytest.raises(InputError, match="the student itself"):
+        make(student)
+    teacher.model.embed_tokens = student.model.embed_tokens
+    with pytest.raises(InputError, match="share weights"):
+        make(teacher)
+    with pytest.raises(InputError, match="given by name"):
+        make(lm_toys.tiny_model(seed=2), teacher_model_init_kwargs={"dtype": "float32"})
+
+
+def test_arguments_of_the_trainer(student: Any, tokenizer: Any, instructions: Any, tmp_path: Path) -> None:
+    from trl.trainer.sft_config import SFTConfig
+
+    other = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, activation_checkpointing=False)
+    with pytest.raises(InputError, match="DistillationConfig"):
+        DistillationTrainer(student, student, other, train_dataset=instructions, processing_class=tokenizer)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="processing_class"):
+        lm_toys.make_trainer(tmp_path, None, student, None, method="sft")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    from abkd.engine import TrainingError
+
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher)
+    with torch.no_grad():
+        student.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="not finite"):
+        trainer.train()
+
+
+def test_the_best_weights_are_kept(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    trainer = lm_toys.make_trainer(
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        select_by="nll",
+        eval_strategy="steps",
+        eval_steps=1,
+        eval_dataset=lm_toys.instructions(6),
+    )
+    trainer.train()
+    lines = [line["eval_nll"] for line in trainer.state.log_history if "eval_nll" in line]
+    assert trainer.best.value == min(lines)
+    assert trainer.best.weights
+
+
+class WholeCache:
+    """What a cache gives when it has kept every token: the live teacher's distributions."""
+
+    def __init__(self, teacher: Any, tokens: int) -> None:
+        self.teacher, self.tokens = teacher, tokens
+        self.vocabulary, self.temperature = 320, 1.0
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        assert len(tokenizer) == 320
+
+    def check_dataset(self, dataset: Any) -> None:
+        assert "labels" in dataset.column_names
+
+    def targets_for(self, batch: dict[str, Any]) -> SparseTargets:
+        with torch.no_grad():
+            logits = self.teacher(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return SparseTargets.from_logits(logits[:, :-1][counted(batch)], self.tokens)
+
+
+@pytest.mark.parametrize("method", ["abkd", "kd", "rkd"])
+def test_a_cache_of_all_tokens_is_the_live_teacher(tmp_path: Path, tokenizer: Any, method: str) -> None:
+    ends = []
+    for cached in (False, True):
+        student, teacher = lm_toys.tiny_model(seed=1, layers=1), lm_toys.frozen(lm_toys.tiny_model(seed=2))
+        given = {"teacher_cache": WholeCache(teacher, 320)} if cached else {}
+        trainer = lm_toys.make_trainer(
+            tmp_path,
+            tokenizer,
+            student,
+            None if cached else teacher,
+            method=method,
+            optim="sgd",
+            learning_rate=0.5,
+            eval_dataset=lm_toys.instructions(6),
+            **given,
+        )
+        trainer.train()
+        metrics = trainer.evaluate()
+        ends.append(
+            (lm_toys.weights(student), [metrics[f"eval_{name}"] for name in ("loss", "agreement", "teacher_mass")])
+        )
+    assert lm_toys.largest_difference(ends[0][0], ends[1][0]) < 1e-5
+    assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-4)
+
+
+def test_a_cache_knows_no_text_of_the_students(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    cache = WholeCache(teacher, 8)
+    with pytest.raises(InputError, match="data set's own text"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, None, teacher_cache=cache, method="gkd")
+    with pytest.raises(InputError, match="not both"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, teacher_cache=cache)
+
+
+def test_a_real_cache_teaches_without_the_teacher(tmp_path: Path, tokenizer: Any, teacher: Any) -> None:
+    from abkd.teachers._lm_cache import LmCache
+
+    live = lm_toys.make_trainer(tmp_path, tokenizer, lm_toys.tiny_model(seed=1, layers=1), teacher)
+    live.train()
+    cache = LmCache.build(
+        live.train_dataset, teacher, tokenizer, tmp_path / "cache", top_k=320, bits=16, progress=False
+    )
+    for settings in ({}, {"packing": True, "per_device_train_batch_size": 1}):
+        trainer = lm_toys.make_trainer(
+            tmp_path, tokenizer, lm_toys.tiny_model(seed=1, layers=1), None, teacher_cache=cache, **settings
+        )
+        trainer.train()
+        if not settings:
+            assert lm_toys.largest_difference(lm_toys.weights(live.model), lm_toys.weights(trainer.model)) < 1e-2
+            losses = [[line["loss"] for line in one.state.log_history if "loss" in line] for one in (live, trainer)]
+            assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    make = lm_toys.make_trainer
+    with pytest.raises(InputError, match="temperature 1"):
+        make(tmp_path, tokenizer, lm_toys.tiny_model(), None, teacher_cache=cache, temperature=2.0)
+    held_out = lm_toys.instructions(4, start=200)
+    with pytest.raises(InputError, match="not in this teacher cache"):
+        make(tmp_path, tokenizer, lm_toys.tiny_model(), None, teacher_cache=cache, train_dataset=held_out)
+    trainer = make(tmp_path, tokenizer, lm_toys.tiny_model(), None, teacher_cache=cache, eval_dataset=held_out)
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == pytest.approx(metrics["eval_nll"], rel=1e-5)
+    assert "eval_divergence" not in metrics

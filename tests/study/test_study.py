@@ -1,0 +1,177 @@
+"""Comparisons: what is finished is kept, failures are shown, means and spreads are right."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
+from abkd.study import (
+    Column,
+    Comparison,
+    Failure,
+    Planned,
+    Record,
+    Spread,
+    compare,
+    load_comparison,
+    open_folder,
+    plan,
+    rich_table,
+    to_csv,
+    to_markdown,
+)
+
+COLUMNS = (
+    Column("accuracy %", "accuracy", scale=100),
+    Column("last %", "accuracy", which="last", scale=100),
+    Column("agreement", "agreement"),
+)
+
+
+def record(method: str, seed: int, accuracy: float = 0.5) -> Record:
+    return Record(
+        method=method,
+        seed=seed,
+        metrics={"test": {"best": {"accuracy": accuracy}, "last": {"accuracy": accuracy / 2}}},
+        best_epoch=2,
+        history=[{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.0, "validation_accuracy": accuracy}],
+        seconds=1.5,
+        parameters={"student": 10, "teacher": 200},
+    )
+
+
+def test_the_plan_goes_seed_by_seed() -> None:
+    assert plan(["a", "b"], [1, 2]) == [Planned("a", 1), Planned("b", 1), Planned("a", 2), Planned("b", 2)]
+    assert Planned("a", 3).folder == "runs/a/seed-3"
+
+
+def test_spread_is_the_sample_deviation() -> None:
+    values = [0.1, 0.4, 0.9]
+    spread = Spread.of(values)
+    assert spread is not None
+    assert spread.mean == pytest.approx(statistics.fmean(values))
+    assert spread.deviation == pytest.approx(statistics.stdev(values))
+    assert Spread.of([1.0]) == Spread(1.0, None, 1)
+    assert Spread.of([]) is None
+    assert Spread.of([1.0, float("nan")]).deviation is None  # type: ignore[union-attr]
+    assert Spread(1.0, 0.25, 3).text(1) == "1.0 ± 0.2"
+
+
+def test_a_comparison_writes_every_report_and_reads_back(tmp_path: Path) -> None:
+    place = open_folder(tmp_path / "c", ["a", "b"], [1, 2])
+    result = compare(
+        ["a", "b"],
+        [1, 2],
+        lambda planned, _: record(planned.method, planned.seed, 0.1 * planned.seed + (planned.method == "b") / 2),
+        place,
+        columns=COLUMNS,
+        note="how to read it",
+    )
+    assert [row.n for row in result.rows()] == [2, 2]
+    assert load_comparison(place) == result
+    for name in ("table.png", "curves.png"):
+        assert (place / name).read_bytes().startswith(b"\x89PNG")
+    (first, second) = list(csv.DictReader(io.StringIO((place / "table.csv").read_text())))
+    assert float(first["accuracy % mean"]) == pytest.approx(15)
+    assert float(second["accuracy % sd"]) == pytest.approx(100 * statistics.stdev([0.6, 0.7]))
+    assert first["agreement n"] == "0"
+    markdown = (place / "table.md").read_text()
+    assert "| **b** | 2 | 65.00 ± 7.07 |" in markdown
+    assert "how to read it" in markdown
+
+
+def test_the_terminal_table_holds_what_was_measured() -> None:
+    comparison = Comparison(("a", "b"), (record("a", 1), record("b", 1, 0.75)), COLUMNS, note="a note")
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(rich_table(comparison))
+    text = console.export_text()
+    for word in ("75.00", "37.50", "a note", "method"):
+        assert word in text
+
+
+def test_a_failed_run_is_kept_and_the_others_go_on(tmp_path: Path) -> None:
+    def run(planned: Planned, _: Path) -> Record:
+        if planned.method == "a":
+            raise AbkdError("the loss became NaN")
+        return record(planned.method, planned.seed)
+
+    place = open_folder(tmp_path / "c", ["a", "b"], [1])
+    told: list[object] = []
+    result = compare(["a", "b"], [1], run, place, columns=COLUMNS, report=lambda _, outcome: told.append(outcome))
+    assert result.failures == (Failure("a", 1, "the loss became NaN"),)
+    assert [row.n for row in result.rows()] == [0, 1]
+    assert "the loss became NaN" in to_markdown(result)
+    assert to_csv(result).splitlines()[1].startswith("a,,")
+    assert len(told) == 2
+
+
+def test_wrong_settings_stop_the_comparison(tmp_path: Path) -> None:
+    def run(planned: Planned, _: Path) -> Record:
+        raise InputError("no such thing")
+
+    with pytest.raises(InputError, match="no such thing"):
+        compare(["a"], [1], run, open_folder(tmp_path / "c", ["a"], [1]), columns=COLUMNS)
+    with pytest.raises(InputError, match="at least one"):
+        compare([], [1], run, tmp_path, columns=COLUMNS)
+
+
+def test_an_interruption_leaves_what_is_finished(tmp_path: Path) -> None:
+    done: list[Planned] = []
+
+    def run(planned: Planned, place: Path) -> Record:
+        file = place / "result.json"
+        if not file.is_file():
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(planned)
+            place.mkdir(parents=True)
+            file.write_text("{}")
+        return record(planned.method, planned.seed)
+
+    place = open_folder(tmp_path / "c", ["a", "b"], [1, 2])
+    with pytest.raises(KeyboardInterrupt):
+        compare(["a", "b"], [1, 2], run, place, columns=COLUMNS)
+    first = list(done)
+    done.clear()
+    open_folder(place, ["a", "b"], [1, 2], resume=True)
+    result = compare(["a", "b"], [1, 2], run, place, columns=COLUMNS)
+    assert len(result.records) == 4
+    assert set(done).isdisjoint(first)
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    place = open_folder(tmp_path / "c", ["a"], [1])
+    (place / "kept").write_text("x")
+    with pytest.raises(RunExistsError, match="--resume"):
+        open_folder(place, ["a"], [1])
+    assert open_folder(place, ["a", "b"], [1], resume=True) == place
+    assert json.loads((place / "comparison.json").read_text())["methods"] == ["a", "b"]
+    assert (place / "kept").exists()
+    open_folder(place, ["a"], [1], overwrite=True)
+    assert not (place / "kept").exists()
+    with pytest.raises(InputError, match="one of the two"):
+        open_folder(place, ["a"], [1], resume=True, overwrite=True)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("x")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match="no comparison"):
+            open_folder(other, ["a"], [1], **options)
+    assert (other / "thesis.txt").exists()
+    with pytest.raises(InputError, match="found a file"):
+        open_folder(other / "thesis.txt", ["a"], [1])
+
+
+def test_results_that_are_missing_or_spoilt_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load_comparison(tmp_path)
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(CorruptFileError, match="not the results"):
+        load_comparison(tmp_path)
