@@ -1,6 +1,6 @@
 """What `import abkd` adds to `import torch`: alternated fresh processes, medians.
 
-    python benchmarks/import_time.py [--repetitions 9]
+Run it with: python benchmarks/import_time.py [--repetitions 9]
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ import statistics
 import subprocess
 import sys
 
-CODE = "import time; t = time.perf_counter(); import torch; a = time.perf_counter(); {}; print(a - t, time.perf_counter() - a)"
+CODE = """
+from time import perf_counter as now
+start = now()
+import torch
+between = now()
+{}
+print(between - start, now() - between)
+"""
 
 
 def seconds(statement: str) -> tuple[float, float]:

@@ -139,7 +139,7 @@ def linear_divergence_loss(
         settings = flat_settings(divergence, lead, student.hidden)
     if isinstance(teacher, SparseTargets) and divergence is not None:
         check_sparse_values(teacher, counted, classes)
-        form = checked_form(divergence, teacher, tail, temperature, log_floor)
+        form = checked_form(divergence, teacher, classes, tail, temperature, log_floor)
 
     index = None if counted is None else counted.flatten().nonzero().squeeze(-1)
     tokens = lead.numel() if index is None else index.shape[0]

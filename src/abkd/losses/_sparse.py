@@ -84,7 +84,12 @@ def degree(divergence: Divergence) -> Tensor | None:
 
 
 def checked_form(
-    divergence: Divergence, targets: SparseTargets, tail: str | None, temperature: float, log_floor: float | None
+    divergence: Divergence,
+    targets: SparseTargets,
+    classes: int,
+    tail: str | None,
+    temperature: float,
+    log_floor: float | None,
 ) -> SparseForm:
     """The treatment of the tail, with the reason where one cannot be had.
 
@@ -114,7 +119,7 @@ def checked_form(
         "keep log sum_tail p^s with the targets (SparseTargets.from_logits(..., power=s)) and use tail='power-bucket', "
         "or tail='renormalise' or 'proportional', which are biased"
     )
-    if tail == "bucket" and above_one:
+    if tail == "bucket" and above_one and targets.ids.shape[-1] < classes:
         raise InputError(
             f"{divergence.name}: the tail as one class can exceed the true divergence up to 2 times where alpha + beta "
             f"(here {float(s.max()) if s is not None else 1:g}) is above 1, so it is refused; {remedy}"

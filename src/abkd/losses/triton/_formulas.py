@@ -41,7 +41,7 @@ def expm1(x):
 def log1p(x):
     """log(1 + x), accurate near 0, for x > -1."""
     total = 1.0 + x
-    return tl.log(total) + (x - (total - 1.0)) / tl.maximum(total, 1e-38)
+    return tl.log(total) + (x - (total - 1.0)) / tl.maximum(total, 1.2e-38)
 
 
 @triton.jit
