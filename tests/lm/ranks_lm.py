@@ -24,7 +24,9 @@ def run(name: str, folder: Path, batch: int) -> tuple[Any, list[bool]]:
     """Train; returns the trainer, and which batches the student wrote."""
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     student, teacher = lm_toys.tiny_model(seed=1, layers=1), lm_toys.tiny_model(seed=2)
-    settings = {"per_device_train_batch_size": batch, "eval_dataset": lm_toys.instructions(5), **RUNS[name]}
+    plain = datasets.Dataset.from_dict({"text": lm_toys.sentences()[300:310]})
+    extra = {"pretrain_dataset": plain} if name == "minillm" else {}
+    settings = {**extra, "per_device_train_batch_size": batch, "eval_dataset": lm_toys.instructions(5), **RUNS[name]}
     trainer = lm_toys.make_trainer(folder / name, tokenizer, student, teacher, **settings)
     chosen: list[bool] = []
     prepare = trainer.prepare_batches

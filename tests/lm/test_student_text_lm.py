@@ -296,6 +296,29 @@ def test_plain_text_has_its_own_loss(tmp_path: Path, tokenizer: Any, student: An
     trainer.train()
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
+@pytest.mark.parametrize("adapter", [False, True])
+def test_own_text_with_checkpointing_adapters_and_half_precision(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, adapter: bool
+) -> None:
+    from peft import LoraConfig
+
+    trainer = own_trainer(
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        method="minillm" if adapter else "imitkd",
+        gradient_checkpointing=True,
+        bf16=not adapter,
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"]) if adapter else None,
+        student_text={"max_new_tokens": 5},
+    )
+    trainer.train()
+    assert all(math.isfinite(line["loss"]) for line in trainer.state.log_history if "loss" in line)
+    assert trainer.accelerator.unwrap_model(trainer.model).training
+
+
 def test_vllm_is_asked_for_and_used_through_trl(
     tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, monkeypatch: Any
 ) -> None:

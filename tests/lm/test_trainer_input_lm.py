@@ -86,16 +86,25 @@ def test_rows_whose_prompt_fills_the_limit_are_counted(
     assert "1 of 4 rows left out" in capsys.readouterr().err
 
 
-def test_dialogues_need_a_template_that_marks_the_answers(tmp_path: Path, student: Any, teacher: Any) -> None:
-    for template, message in (
-        (None, "no chat template"),
-        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "generation"),
-    ):
-        folder = lm_toys.save_tokenizer(tmp_path / "tokenizer", chat_template=template)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        with pytest.raises(InputError, match=message):
-            lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=lm_toys.dialogues(2))
-        (folder / "chat_template.jinja").unlink(missing_ok=True)
+def test_dialogues_need_a_template(tmp_path: Path, student: Any, teacher: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lm_toys.save_tokenizer(tmp_path / "tokenizer", chat_template=None))
+    with pytest.raises(InputError, match="no chat template"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=lm_toys.dialogues(2))
+
+
+def test_a_template_without_marks_gives_each_answer_a_row(tmp_path: Path, student: Any, teacher: Any) -> None:
+    plain = lm_toys.CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    found = []
+    for template in (lm_toys.CHAT_TEMPLATE, plain):
+        folder = tmp_path / f"tokenizer-{len(found)}"
+        tokenizer = AutoTokenizer.from_pretrained(lm_toys.save_tokenizer(folder, chat_template=template))
+        data = {"train_dataset": lm_toys.dialogues(3), "eval_dataset": lm_toys.dialogues(2)}
+        trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, max_length=256, **data)
+        labels = [label for row in trainer.train_dataset["labels"] for label in row if label != -100]
+        found.append((len(trainer.train_dataset), labels))
+        trainer.evaluate()
+    assert [count for count, _ in found] == [3, 6]
+    assert found[0][1] == found[1][1]
 
 
 def test_teachers_that_do_not_fit(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:

@@ -266,3 +266,19 @@ def test_a_copied_student_does_not_run_the_original(tmp_path: Path, tokenizer: A
         for parameter in student.parameters():
             parameter.zero_()
     assert torch.equal(twin(tokens).logits, expected)
+
+
+def test_compute_metrics_gets_logits_and_labels(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    from abkd.lm import DistillationTrainer
+
+    made = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher)
+    trainer = DistillationTrainer(
+        student,
+        teacher,
+        made.args,
+        train_dataset=lm_toys.instructions(),
+        eval_dataset=lm_toys.instructions(4),
+        processing_class=tokenizer,
+        compute_metrics=lambda found: {"shape": float(found.predictions.shape[-1] + found.label_ids.shape[0])},
+    )
+    assert trainer.evaluate()["eval_shape"] == 324

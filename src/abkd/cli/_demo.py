@@ -35,10 +35,13 @@ def demo(
     Trains a teacher on 3,600 handwritten digits, then distils it into a student more than 20 times smaller
     that sees only a few of them, by nine methods and three seeds. Takes a few minutes on two cores.
     """
+    import torch
+
     from abkd.config import load_recipe
 
     if task not in _DEMOS:
         raise InputError(f"demo {task!r}: no such demo; {nearest(task, _DEMOS)}")
+    torch.set_num_threads(1)  # models this small: more threads would mostly wait for each other
     loaded = load_recipe(_DEMOS[task], overrides or ())
     run_and_show(
         loaded,

@@ -80,11 +80,11 @@ class DistillationTrainer(EngineTrainer):
             larger_is_better=args.greater_is_better,
         )
         self._config = args
-        self._eval_teacher = self.teacher
+        self._eval_teacher: Teacher | None = None
         if self.teacher is not None:
             self.teacher.to(self.args.device)
-            if not isinstance(self.teacher, MemoryTeacher):
-                self._eval_teacher = MemoryTeacher(self.teacher, max_bytes=_EVAL_MEMORY)
+            # The same validation images come every epoch; a memory that was primed for training lacks them.
+            self._eval_teacher = MemoryTeacher(self.teacher, max_bytes=_EVAL_MEMORY)
 
     def count_items(self, batch: Any) -> int:
         """The number of images in a batch."""

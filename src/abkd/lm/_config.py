@@ -47,6 +47,9 @@ class DistillationConfig(SFTConfig):
     alpha, beta, temperature, ce_weight, kd_weight and the numbers in `divergence` may be schedules
     `{"from": ..., "to": ..., "shape": "linear" | "cosine", "until": ...}` over the run's steps.
 
+    TRL's `assistant_only_loss` follows from the data: dialogues are trained on the assistant's turns alone.
+    `completion_only_loss=False` trains on prompts as well.
+
     Defaults that differ from TRL's: bf16 only where it is asked for or an accelerator has it, no reporting to
     outside services, losses that are not finite are shown.
 

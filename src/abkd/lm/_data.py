@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from abkd.errors import InputError
 
+_ASSISTANT = ("assistant", "gpt")
 _FORMS = (
     "prompt and completion (strings, or lists of messages), messages (a dialogue), input_ids and labels (tokenised), "
     "or text (plain)"
@@ -53,33 +54,63 @@ def check_completions(dataset: Any, where: str) -> None:
         )
 
 
-def check_template(row: Mapping[str, Any], tokenizer: Any, assistant_only: bool) -> None:
-    """Conversations need a chat template, and one that says which tokens are the assistant's.
+def check_template(row: Mapping[str, Any], tokenizer: Any) -> None:
+    """Conversations need a chat template.
 
     Raises:
-        InputError: the tokenizer has none, or none that marks the assistant's tokens and that TRL knows how to mark.
+        InputError: the tokenizer has none.
     """
-    if not is_dialogue(row):
-        return
-    if tokenizer.chat_template is None:
+    if is_dialogue(row) and tokenizer.chat_template is None:
         raise InputError(
             "the data are conversations and the tokenizer has no chat template: set chat_template_path, use an "
             "instruct model's tokenizer, or give prompt and completion as strings"
         )
-    if not assistant_only:
-        return
+
+
+def can_mark_answers(tokenizer: Any) -> bool:
+    """Whether the chat template tells the assistant's tokens from the others, or TRL knows how to make it."""
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
     if has_generation_markers(tokenizer.chat_template):
-        return
+        return True
     try:
         get_training_chat_template(tokenizer)
-    except ValueError as error:
+    except ValueError:
+        return False
+    return True
+
+
+def split_turns(dataset: Any, where: str) -> Any:
+    """Dialogues as rows of prompt and completion, one for each of the assistant's turns.
+
+    Every token that the assistant wrote is the target of one row, as it would be of the whole dialogue.
+
+    Raises:
+        InputError: a data set that cannot be mapped, or a dialogue without an answer.
+    """
+    if dataset is None:
+        return None
+    if isinstance(dataset, dict):
+        return {name: split_turns(part, where) for name, part in cast("dict[str, Any]", dataset).items()}
+    columns = list(getattr(dataset, "column_names", None) or [])
+    if not columns:
         raise InputError(
-            "the loss is taken on the assistant's turns, and this chat template does not mark them with "
-            "{% generation %}, nor is it one that TRL can mark: use a template with the marks, or rows of prompt "
-            "(the messages so far) and completion (the assistant's next message)"
-        ) from error
+            f"{where}: this chat template does not mark the assistant's tokens; give prompt and completion"
+        )
+    name = "messages" if "messages" in columns else "conversations"
+
+    def split(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {"prompt": [], "completion": []}
+        for messages in batch[name]:
+            for place, turn in enumerate(messages):
+                if turn.get("role", turn.get("from")) in _ASSISTANT:
+                    found["prompt"].append(messages[:place])
+                    found["completion"].append([turn])
+        return found
+
+    rows = dataset.map(split, batched=True, remove_columns=columns)
+    check_columns(rows, f"{where}, its assistant's turns", name)
+    return rows
 
 
 def is_dialogue(row: Mapping[str, Any]) -> bool:

@@ -9,7 +9,14 @@ from typing import Any
 from abkd.engine import ProgressBar
 from abkd.errors import InputError
 from abkd.lm._config import DistillationConfig
-from abkd.lm._data import check_columns, check_completions, check_template, wants_assistant_only
+from abkd.lm._data import (
+    can_mark_answers,
+    check_columns,
+    check_completions,
+    check_template,
+    split_turns,
+    wants_assistant_only,
+)
 from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
 from abkd.lm._teacher import LiveTeacher, base_of, check_apart, load_teacher, load_tokenizer_of
@@ -34,13 +41,20 @@ class Setup:
 
     Attributes:
         tokenizer: what the data are tokenised with.
-        train_dataset: the training data.
+        train_dataset, eval_dataset: the data as TRL is to prepare them.
         rows: how many rows it has before preparation, None where that is not known.
         notes: what the user should know.
     """
 
     def __init__(
-        self, student: Any, teacher: Any, args: DistillationConfig, train_dataset: Any, tokenizer: Any, cache: Any
+        self,
+        student: Any,
+        teacher: Any,
+        args: DistillationConfig,
+        train_dataset: Any,
+        eval_dataset: Any,
+        tokenizer: Any,
+        cache: Any,
     ) -> None:
         self.args, self.cache, self.notes = args, cache, list[str]()
         self._check_given(student, teacher)
@@ -53,11 +67,24 @@ class Setup:
         if sampling is not None:
             train_dataset = self._teacher_text(train_dataset, sampling)
             row = check_columns(train_dataset, "train_dataset", args.dataset_text_field)
+        check_template(row, self.tokenizer)
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         if wants_assistant_only(row):
-            args.assistant_only_loss = True
-        check_template(row, self.tokenizer, args.assistant_only_loss)
-        self.train_dataset = train_dataset
-        self.rows = len(train_dataset) if hasattr(train_dataset, "__len__") and "input_ids" not in row else None
+            self._tell_answers()
+        known = hasattr(self.train_dataset, "__len__") and "input_ids" not in row
+        self.rows = len(self.train_dataset) if known else None
+
+    def _tell_answers(self) -> None:
+        """Leave the user's turns out of the loss: by the template's marks, else by a row for each answer."""
+        if can_mark_answers(self.tokenizer):
+            self.args.assistant_only_loss = True
+            return
+        self.notes.append(
+            "the chat template does not mark answers: each of the assistant's turns becomes a row of its own"
+        )
+        self.args.assistant_only_loss = False
+        self.train_dataset = split_turns(self.train_dataset, "train_dataset")
+        self.eval_dataset = split_turns(self.eval_dataset, "eval_dataset")
 
     def check_trainer(self, trainer: Any) -> None:
         """Checks that need the trainer as TRL has made it.

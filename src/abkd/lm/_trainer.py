@@ -97,14 +97,14 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         pretrain_dataset: Any = None,
     ) -> None:
         args = checked_config(args)
-        setup = Setup(model, teacher_model, args, train_dataset, processing_class, teacher_cache)
+        setup = Setup(model, teacher_model, args, train_dataset, eval_dataset, processing_class, teacher_cache)
         before = None if isinstance(model, str) else model.__dict__.get("forward")
         super().__init__(
             cast("nn.Module", model),  # or its name, which TRL loads
             args,
             data_collator=data_collator,
             train_dataset=setup.train_dataset,
-            eval_dataset=eval_dataset,
+            eval_dataset=setup.eval_dataset,
             processing_class=setup.tokenizer,
             compute_loss_func=None,
             compute_metrics=compute_metrics,

@@ -8,12 +8,13 @@ import os
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from abkd.divergences import Divergence
 from abkd.errors import InputError
 from abkd.losses import _checks
 from abkd.losses._compiled import Rows, compiled_rows, missing_for_compiling
-from abkd.losses._rows import dense_rows
+from abkd.losses._rows import Form, dense_rows
 
 Backend = Literal["auto", "eager", "compiled", "triton"]
 BACKENDS: tuple[Backend, ...] = ("auto", "eager", "compiled", "triton")
@@ -38,21 +39,42 @@ def backend_for(
     if asked == "auto":
         name, reason = _choice(device, tokens * classes)
         _say(name, reason)
-    else:
-        name = asked
-    if name == "eager":
-        return name, dense_rows
-    if name == "compiled":
+        return name, (_compiled_or_eager if name == "compiled" else dense_rows)
+    if asked == "eager":
+        return asked, dense_rows
+    if asked == "compiled":
         missing = missing_for_compiling(device)
         if missing:
             raise InputError(f"backend 'compiled' cannot be had on {device.type!r}: {missing} is missing; use 'eager'")
-        return name, compiled_rows
+        return asked, compiled_rows
     from abkd.losses.triton import missing_for_triton, triton_rows
 
     missing = missing_for_triton(device, divergence)
     if missing:
         raise InputError(f"backend 'triton' cannot be had here: {missing}; use 'compiled' or 'eager'")
-    return name, triton_rows
+    return asked, triton_rows
+
+
+_failed: list[str] = []
+
+
+def _compiled_or_eager(
+    student: Tensor,
+    teacher: Tensor | None,
+    kd_weight: Tensor,
+    ce_weight: Tensor,
+    scalars: Tensor,
+    divergence: Divergence | None,
+    form: Form,
+) -> tuple[Tensor, Tensor]:
+    """Compiled, until the compiler fails once: the choice was not the caller's, and neither is the failure."""
+    if not _failed:
+        try:
+            return compiled_rows(student, teacher, kd_weight, ce_weight, scalars, divergence, form)
+        except RuntimeError as error:
+            _failed.append(str(error))
+            _log.warning("abkd: compiling failed, so linear_divergence_loss runs eager from here on: %s", error)
+    return dense_rows(student, teacher, kd_weight, ce_weight, scalars, divergence, form)
 
 
 def _choice(device: torch.device, logits: int) -> tuple[str, str]:

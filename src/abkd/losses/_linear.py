@@ -120,9 +120,9 @@ def linear_divergence_loss(
         >>> linear_divergence_loss(hidden, head, teacher, AlphaBeta(0.2, 0.7)).backward()
     """
     check_head("student", student_hidden, student_weight, student_bias)
-    student = Student(_whole(student_hidden), _whole(student_weight), _whole(student_bias))
+    lead, width = student_hidden.shape[:-1], student_hidden.shape[-1]
+    student = Student(_whole(student_hidden).reshape(-1, width), _whole(student_weight), _whole(student_bias))
     check_adjustment("student", logit_scale, softcap)
-    lead = student.hidden.shape[:-1]
     teacher = _checked_teacher(teacher, divergence, kd_weight, lead, student.hidden.device)
     sizes = {"chunk_size": chunk_size, "vocab_chunk_size": vocab_chunk_size}
     _check_options(student, reduction, support, teacher, log_floor, num_items_in_batch, sizes)

@@ -117,7 +117,8 @@ class Gradients:
         self._weight, self._classes = student.weight[:classes], classes
         for_hidden, for_weight, for_bias = wants
         self._hidden_grad = torch.zeros_like(student.hidden) if for_hidden else None
-        self._weight_grad = torch.zeros_like(student.weight, dtype=dtype) if for_weight else None
+        self._weight_grad = torch.empty_like(student.weight, dtype=dtype) if for_weight else None
+        self._written = False
         bias = student.bias
         self._bias_grad = torch.zeros_like(bias, dtype=dtype) if for_bias and bias is not None else None
         self._types = student.weight.dtype, None if bias is None else bias.dtype
@@ -130,12 +131,16 @@ class Gradients:
             else:
                 self._hidden_grad[tokens] = torch.mm(slope, self._weight)
         if self._weight_grad is not None:
+            before = 1 if self._written else 0
             if slope.dtype == self._weight_grad.dtype:
-                self._weight_grad[: self._classes].addmm_(slope.t(), hidden)
+                self._weight_grad[: self._classes].addmm_(slope.t(), hidden, beta=before)
             else:
                 for start in range(0, self._classes, _SLICE):
                     stop = min(start + _SLICE, self._classes)
-                    self._weight_grad[start:stop] += torch.mm(slope[:, start:stop].t(), hidden)
+                    share = torch.mm(slope[:, start:stop].t(), hidden)
+                    part = self._weight_grad[start:stop]
+                    _ = part.add_(share) if self._written else part.copy_(share)
+            self._written = True
         if self._bias_grad is not None:
             self._bias_grad[: self._classes] += slope.sum(0, dtype=self._bias_grad.dtype)
 
@@ -144,6 +149,9 @@ class Gradients:
         if self._hidden_grad is not None:
             self._hidden_grad[tokens] += torch.mm(slope, self._weight[classes])
         if self._weight_grad is not None:
+            if not self._written:
+                self._weight_grad.zero_()
+                self._written = True
             self._weight_grad[classes] += torch.mm(slope.t(), hidden)
         if self._bias_grad is not None:
             self._bias_grad[classes] += slope.sum(0, dtype=self._bias_grad.dtype)
@@ -151,6 +159,8 @@ class Gradients:
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """In the dtypes of the tensors they belong to."""
         weight, bias = self._weight_grad, self._bias_grad
+        if weight is not None:
+            weight[self._classes if self._written else 0 :] = 0
         return (
             self._hidden_grad,
             None if weight is None else weight.to(self._types[0]),
@@ -169,20 +179,20 @@ class _Pointwise:
         block = min(job.chunk_size, job.tokens)
         self._capacity = -(-block // self._rows) * self._rows if job.backend == "compiled" else block
         like = student.hidden
-        self._student = torch.zeros(self._capacity, job.classes, dtype=like.dtype, device=like.device)
+        self._student = torch.empty(self._capacity, job.classes, dtype=like.dtype, device=like.device)
         teacher = job.teacher
-        self._teacher = self._teacher_bias = None
+        self._teacher = None
         teacher_adjustment: Adjustment = (None, None)
         self._sparse = teacher if isinstance(teacher, SparseTargets) else None
         self._dense = teacher if isinstance(teacher, DenseTargets) else None
         self._hidden = teacher if isinstance(teacher, HiddenTargets) else None
         if self._dense is not None:
-            self._teacher = self._dense.logits.new_zeros(self._capacity, job.classes)
+            self._teacher = self._dense.logits.new_empty(self._capacity, job.classes)
         elif self._hidden is not None:
-            self._teacher = self._hidden.hidden.new_zeros(self._capacity, job.classes)
+            self._teacher = self._hidden.hidden.new_empty(self._capacity, job.classes)
             teacher_adjustment = adjustment(self._hidden.logit_scale, self._hidden.softcap)
         elif job.sparse is not None and job.sparse.tail == "proportional":
-            self._teacher = like.new_zeros(self._capacity, job.classes, dtype=dtype)
+            self._teacher = like.new_empty(self._capacity, job.classes, dtype=dtype)
         self._scalars = scalars_of(job.temperature, job.adjustment, teacher_adjustment, like)
         self._form = self._form_of(teacher_adjustment)
         scale, cap = job.adjustment

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from abkd.storage import atomic_write_json
 from abkd.study._compare import compare, open_folder
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from abkd.image.data import ImageData
     from abkd.teachers import Teacher
 
-_BATCH = 256
 COLUMNS = (
     Column("test acc. %", "accuracy", scale=100),
     Column("last epoch %", "accuracy", which="last", scale=100),
@@ -164,29 +163,16 @@ class _Shared:
     def teacher(self, settings: ImageRun) -> Teacher | None:
         """The teacher of a run, frozen; None without one."""
         from abkd.image import load_teacher
+        from abkd.teachers import MemoryTeacher
 
         if settings.teacher is None:
             return None
         if self._teacher is None or self._teacher[0] != settings.teacher:
             teacher = load_teacher(settings.teacher, self.data(settings))
             if settings.teacher_cache:
-                teacher = _remembering(teacher, self.data(settings))
+                teacher = MemoryTeacher(teacher)
             self._teacher = settings.teacher, teacher
         return self._teacher[1]
-
-
-def _remembering(teacher: Teacher, data: ImageData) -> Teacher:
-    """A teacher with a memory for two splits: the validation images now, the training images by the run."""
-    from torch.utils.data import DataLoader
-
-    from abkd.image import collate_images
-    from abkd.teachers import MemoryTeacher
-
-    held: Any = data.validation
-    if held is None:
-        return MemoryTeacher(teacher)
-    loader: Any = DataLoader(held, batch_size=_BATCH, collate_fn=collate_images)
-    return MemoryTeacher(MemoryTeacher(teacher).prime(batch["pixel_values"] for batch in loader))
 
 
 def _record(planned: Planned, result: RunResult) -> Record:

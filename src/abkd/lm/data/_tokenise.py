@@ -6,14 +6,22 @@ from types import SimpleNamespace
 from typing import Any
 
 from abkd.errors import InputError, needed
-from abkd.lm._data import check_columns, check_completions, check_template, report_dropped, wants_assistant_only
+from abkd.lm._data import (
+    can_mark_answers,
+    check_columns,
+    check_completions,
+    check_template,
+    report_dropped,
+    split_turns,
+    wants_assistant_only,
+)
 
 
 def tokenise(dataset: Any, tokenizer: Any, *, max_length: int | None = 1024, text_field: str = "text") -> Any:
     """Tokenised rows (`input_ids`, `labels`, and the data set's own columns), by TRL's own preparation.
 
     Labels are -100 outside the response: of prompt and completion the completion with its EOS counts, of messages
-    the assistant's turns, of plain text everything. A trainer with the same tokenizer and `max_length` makes the
+    the assistant's turns (where the template does not mark them, each in a row of its own), of plain text everything. A trainer with the same tokenizer and `max_length` makes the
     same rows, so a teacher cache can be built from these. Rows whose prompt fills `max_length` are left out.
 
     Args:
@@ -29,8 +37,11 @@ def tokenise(dataset: Any, tokenizer: Any, *, max_length: int | None = 1024, tex
         raise InputError(f"max_length: expected at least 2 tokens, got {max_length}")
     row = check_columns(dataset, "the data set", text_field)
     check_completions(dataset, "the data set")
+    check_template(row, tokenizer)
     assistant_only = wants_assistant_only(row)
-    check_template(row, tokenizer, assistant_only)
+    if assistant_only and not can_mark_answers(tokenizer):
+        assistant_only, dataset = False, split_turns(dataset, "the data set")
+        row = check_columns(dataset, "the data set", text_field)
     with needed("trl", "lm"):
         from trl.chat_template_utils import get_training_chat_template, has_generation_markers
         from trl.trainer.sft_trainer import SFTTrainer

@@ -1,0 +1,103 @@
+"""Models by name or path, and LoRA adapters through peft."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from abkd.errors import InputError, needed
+
+
+def load_model(
+    name: str | os.PathLike[str],
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    merge: bool = True,
+    dtype: Any = "auto",
+    **options: Any,
+) -> Any:
+    """A causal language model, with a peft adapter if there is one, in eval mode.
+
+    Args:
+        name: a name on the hub, a folder, or a folder that holds only an adapter (its base model is then loaded
+            from where its config says).
+        adapter: the name or folder of an adapter for it.
+        merge: add the adapter to the weights, so that it costs nothing more; False keeps it apart.
+        dtype: of the weights; "auto" is the one that they were saved in.
+        **options: of `from_pretrained`.
+
+    Raises:
+        InputError: nothing to load there, or an adapter that does not fit the model.
+        MissingPackageError: `peft` is not installed and there is an adapter.
+    """
+    if adapter is None and (Path(name) / "adapter_config.json").is_file():
+        adapter, name = name, _base_of(name)
+    with needed("transformers", "lm"):
+        from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(os.fspath(name), dtype=dtype, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{os.fspath(name)}: no causal language model could be loaded from there ({error})") from error
+    return (model if adapter is None else with_adapter(model, adapter, merge=merge)).eval()
+
+
+def with_adapter(model: Any, adapter: str | os.PathLike[str], *, merge: bool = True) -> Any:
+    """A model with a saved peft adapter: merged into its weights (in place), or beside them.
+
+    Raises:
+        InputError: no adapter there, or one for another model.
+        MissingPackageError: `peft` is not installed.
+    """
+    with needed("peft", "lm"):
+        from peft import PeftModel
+
+    try:
+        adapted: Any = PeftModel.from_pretrained(model, os.fspath(adapter))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{os.fspath(adapter)}: no adapter for this model could be loaded ({error})") from error
+    return adapted.merge_and_unload() if merge else adapted
+
+
+def lora(
+    r: int = 16, alpha: float = 64, dropout: float = 0.1, target_modules: Sequence[str] | str | None = None
+) -> Any:
+    """A peft `LoraConfig` for `DistillationTrainer(peft_config=...)`; the defaults are those of the published runs.
+
+    Args:
+        r: rank, at least 1.
+        alpha: the adapter is scaled by alpha / r.
+        dropout: in [0, 1).
+        target_modules: names of the layers; None is peft's choice for the architecture, "all-linear" all but the
+            head.
+
+    Raises:
+        InputError: a value out of range.
+        MissingPackageError: `peft` is not installed.
+    """
+    if isinstance(r, bool) or r < 1:
+        raise InputError(f"r: expected a rank of at least 1, got {r!r}")
+    if not alpha > 0:
+        raise InputError(f"alpha: expected a number above 0, got {alpha!r}")
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout: expected a share in [0, 1), got {dropout!r}")
+    with needed("peft", "lm"):
+        from peft import LoraConfig
+
+    targets = target_modules if target_modules is None or isinstance(target_modules, str) else list(target_modules)
+    scale: Any = alpha  # annotated as a whole number there
+    return LoraConfig(
+        r=r, lora_alpha=scale, lora_dropout=dropout, target_modules=targets, bias="none", task_type="CAUSAL_LM"
+    )
+
+
+def _base_of(folder: str | os.PathLike[str]) -> str:
+    with needed("peft", "lm"):
+        from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(os.fspath(folder)).base_model_name_or_path
+    if not base:
+        raise InputError(f"{os.fspath(folder)}: this adapter does not say what its base model is: name the model too")
+    return str(base)
