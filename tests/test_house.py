@@ -70,6 +70,7 @@ def test_the_mathematics_imports_torch_alone(room: str) -> None:
 
 def test_import_abkd_brings_no_heavy_package() -> None:
     heavy = (
+        "torch._dynamo",
         "transformers",
         "torchvision",
         "timm",

@@ -88,6 +88,13 @@ def test_padding_of_the_vocabulary_is_never_written(student: Any) -> None:
     assert max(token for row in written for token in row) < 20
 
 
+def test_the_models_own_generation_settings_do_not_apply_and_stay(student: Any) -> None:
+    student.generation_config.min_p = 0.999  # nearly greedy
+    written = write_texts(student, [[5]] * 16, Sampling(max_new_tokens=3), pad=1, ends=[0], vocabulary=320)
+    assert len({tuple(row) for row in written}) > 8
+    assert student.generation_config.min_p == 0.999
+
+
 def test_no_cross_entropy_on_the_students_own_text(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
     trainer = own_trainer(
         tmp_path, tokenizer, student, teacher, method="kd", ce_weight=5.0, student_text={"share": 0.5, **SHORT}

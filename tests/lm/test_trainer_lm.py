@@ -187,6 +187,12 @@ def test_the_teacher_stays_frozen_in_eval_mode_and_in_its_own_type(
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_autocast_does_not_reach_the_teacher(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, bf16=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert trainer.teacher.targets_for(lm_toys.batch_of(trainer)).hidden.dtype == torch.float32
+
+
 @pytest.mark.parametrize("precision", ["bf16", "bf16-weights"])
 def test_half_precision_trains(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, precision: str) -> None:
     student = student.to(torch.bfloat16) if precision == "bf16-weights" else student
@@ -245,6 +251,23 @@ def test_a_lora_adapter_trains_and_the_base_stays(tmp_path: Path, tokenizer: Any
         name.replace("base_layer.", ""): value for name, value in student.state_dict().items() if "lora" not in name
     }
     assert lm_toys.largest_difference(base, after) == 0
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
+def test_one_student_in_two_trainers_and_a_ready_made_adapter(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    first = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher)
+    second = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher)
+    batch = lm_toys.batch_of(first)
+    losses = [trainer.mean_loss(trainer.model, batch)[0] for trainer in (first, second)]
+    assert torch.equal(*losses)
+    adapted = get_peft_model(lm_toys.tiny_model(seed=1, layers=1), LoraConfig(r=2, target_modules=["q_proj"]))
+    third = lm_toys.make_trainer(tmp_path, tokenizer, adapted, teacher)
+    third.train()
+    assert third.state.log_history[0]["loss"] > 0
 
 
 def test_models_by_path(tmp_path: Path, student_folder: Path, teacher_folder: Path) -> None:

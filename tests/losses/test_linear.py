@@ -47,13 +47,15 @@ def test_temperature_softcap_and_scale(d: abkd.Divergence) -> None:
 @pytest.mark.parametrize("classes", [7, 5003, 32001])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_error_is_no_more_than_that_of_materialised_logits(classes: int, dtype: torch.dtype) -> None:
-    t = toy((5,), classes, dtype=dtype, bias=False)
-    truth, fused, plain = t.plain(D), t.fused(D, chunk_size=2), t.plain(D, dtype)
-    for place, true in enumerate([truth, *gradients(truth, t.inputs)]):
-        mine, theirs = ([value, *gradients(value, t.inputs)][place] for value in (fused, plain))
+    t = toy((21,), classes, dtype=dtype, bias=False)
+    results = [
+        (loss.detach(), *gradients(loss, t.inputs))
+        for loss in (t.plain(D), t.fused(D, chunk_size=16), t.plain(D, dtype))
+    ]
+    for true, mine, theirs in zip(*results, strict=True):
         scale = float(true.double().abs().max())
         error, allowed = (float((value.double() - true.double()).abs().max()) / scale for value in (mine, theirs))
-        assert error <= allowed + 4 * torch.finfo(dtype).eps
+        assert error <= allowed + 32 * torch.finfo(torch.float32).eps + 2 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -234,6 +236,7 @@ def test_autocast() -> None:
     assert all(slope.dtype == torch.float32 for slope in gradients(loss, t.inputs))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own
 def test_gradient_checkpointing_and_a_compiled_caller() -> None:
     t = toy((9,), dtype=torch.float32)
     expected = t.fused(D)

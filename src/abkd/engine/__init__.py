@@ -12,6 +12,7 @@ from abkd.engine._best import BestWeights  # noqa: E402
 from abkd.engine._callbacks import MetricsLog  # noqa: E402
 from abkd.engine._environment import environment  # noqa: E402
 from abkd.engine._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
+from abkd.engine._result import RunResult, history_of, reporting, validation_of  # noqa: E402
 from abkd.engine._run_folder import RunFolder  # noqa: E402
 from abkd.engine._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
 from abkd.engine._trainer import EngineTrainer, TrainingError  # noqa: E402
@@ -24,9 +25,13 @@ __all__ = [
     "ProgressCallback",
     "Report",
     "RunFolder",
+    "RunResult",
     "Schedule",
     "TrainingError",
     "as_schedule",
     "environment",
+    "history_of",
     "is_schedule",
+    "reporting",
+    "validation_of",
 ]

@@ -16,6 +16,8 @@ _LARGER_IS_BETTER = {
     "agreement": True,
     "nll": False,
     "ece": False,
+    "divergence": False,
+    "forward_kl": False,
     "loss": False,
 }
 _WEIGHTS_FILE = "best.safetensors"

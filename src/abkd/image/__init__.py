@@ -8,12 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from abkd.engine import RunResult
     from abkd.image._config import DistillationConfig
     from abkd.image._evaluate import evaluate_models
     from abkd.image._load import load_student, load_teacher
     from abkd.image._metrics import classification_metrics
     from abkd.image._run import load_result, run_image
-    from abkd.image._settings import DataChoice, ImageRun, ModelChoice, RunResult
+    from abkd.image._settings import DataChoice, ImageRun, ModelChoice
     from abkd.image._trainer import DistillationTrainer, collate_images
 
 _HOMES = {
@@ -22,7 +23,7 @@ _HOMES = {
     "DistillationTrainer": "_trainer",
     "ImageRun": "_settings",
     "ModelChoice": "_settings",
-    "RunResult": "_settings",
+    "RunResult": "_run",
     "classification_metrics": "_metrics",
     "collate_images": "_trainer",
     "evaluate_models": "_evaluate",

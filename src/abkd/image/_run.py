@@ -6,7 +6,6 @@ import copy
 import os
 import shutil
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,21 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import set_seed
 
-from abkd.engine import MetricsLog, ProgressBar, ProgressCallback, Report, RunFolder
+from abkd.engine import (
+    MetricsLog,
+    ProgressCallback,
+    Report,
+    RunFolder,
+    RunResult,
+    history_of,
+    reporting,
+    validation_of,
+)
 from abkd.errors import InputError
 from abkd.image._config import DistillationConfig
 from abkd.image._evaluate import evaluate_models
 from abkd.image._load import load_student, load_teacher
-from abkd.image._settings import DataChoice, ImageRun, ModelChoice, RunResult
+from abkd.image._settings import DataChoice, ImageRun, ModelChoice
 from abkd.image._trainer import DistillationTrainer, collate_images
 from abkd.image.models import ImageClassifier, save_model
 from abkd.teachers import MemoryTeacher, Teacher
@@ -88,7 +96,7 @@ def run_image(
     if _is_main():
         RunFolder.create(folder, plain, resume=resume, overwrite=overwrite)
     checkpoint = run.newest_checkpoint() if resume else None
-    with _reporting(progress, description or f"{settings.method}, seed {settings.seed}") as report:
+    with reporting(progress, description or f"{settings.method}, seed {settings.seed}") as report:
         if report is not None:
             trainer.add_callback(ProgressCallback(report))
         trainer.train(None if checkpoint is None else str(checkpoint))
@@ -206,15 +214,14 @@ def _result(
     tested: dict[str, dict[str, float]],
     started: float,
 ) -> RunResult:
-    history = _history(trainer.state.log_history)
-    validated = [line for line in history if any(key.startswith("validation_") for key in line)]
+    history = history_of(trainer.state.log_history)
     metrics: dict[str, dict[str, dict[str, float]]] = {}
-    last_epoch = history[-1]["epoch"] if history else 0.0
-    best_epoch = last_epoch
-    if validated and trainer.best is not None:
+    best_epoch = history[-1]["epoch"] if history else 0.0
+    if trainer.best is not None and trainer.best.value is not None:
         best_epoch = trainer.best.epoch
-        best = next(line for line in validated if line["epoch"] == best_epoch)
-        metrics["validation"] = {"best": _validation(best), "last": _validation(validated[-1])}
+        validated = validation_of(history, best_epoch)
+        if validated:
+            metrics["validation"] = validated
     if tested:
         metrics["test"] = {"best": tested.get("best", tested["last"]), "last": tested["last"]}
     return RunResult(
@@ -227,32 +234,6 @@ def _result(
         history=history,
         teacher=tested.get("teacher"),
     )
-
-
-def _history(log: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """One line an evaluation or log: the training loss and the validation metrics known at that epoch."""
-    lines: dict[float, dict[str, float]] = {}
-    for entry in log:
-        if "loss" not in entry and "eval_loss" not in entry:
-            continue
-        line = lines.setdefault(entry["epoch"], {"epoch": entry["epoch"]})
-        for key, value in entry.items():
-            if key in ("loss", "learning_rate"):
-                line[key] = value
-            elif key.startswith("eval_") and not key.endswith(("_runtime", "_per_second", "_time")):
-                line["validation_" + key.removeprefix("eval_")] = value
-    return list(lines.values())
-
-
-def _validation(line: dict[str, float]) -> dict[str, float]:
-    prefix = "validation_"
-    return {key.removeprefix(prefix): value for key, value in line.items() if key.startswith(prefix)}
-
-
-def _reporting(progress: bool | Report, label: str) -> Any:
-    if progress is True:
-        return ProgressBar(label)
-    return nullcontext(None if progress is False else progress)
 
 
 def _has_samples(dataset: Any) -> bool:

@@ -106,51 +106,6 @@ class ImageRun:
         return cls(**fields)
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run measured; also in the run folder's `result.json`.
-
-    Attributes:
-        folder: the run folder.
-        seed: of the run.
-        seconds: wall time of the run as one process saw it (a resumed run counts its last part).
-        best_epoch: the epoch (from 1) with the best validation value of `select_by`.
-        metrics: `metrics[split][which][name]`, split `validation` or `test`, which `best` (the epoch chosen
-            on the validation split) or `last`; names `accuracy` (top-1, in [0, 1]), `top5`, `nll` (nats),
-            `ece`, and `agreement` (share of images on which student and teacher choose the same class) with
-            a teacher. Without a validation split `best` is `last` and there is no `validation`.
-        parameters: `{"student": n, "teacher": m or None}`, numbers of trainable weights.
-        history: one dict an epoch: `epoch`, `loss` (the training loss), `validation_accuracy`, ...
-        teacher: the teacher's own metrics on the test split, or None.
-    """
-
-    folder: Path
-    seed: int
-    seconds: float
-    best_epoch: int
-    metrics: dict[str, dict[str, dict[str, float]]]
-    parameters: dict[str, int | None]
-    history: list[dict[str, float]]
-    teacher: dict[str, float] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain data (the folder is left out: results may be moved)."""
-        return {
-            "seed": self.seed,
-            "seconds": self.seconds,
-            "best_epoch": self.best_epoch,
-            "metrics": self.metrics,
-            "parameters": self.parameters,
-            "history": self.history,
-            "teacher": self.teacher,
-        }
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any], folder: Path) -> RunResult:
-        """The result that `to_dict` wrote, found in `folder`."""
-        return cls(folder=folder, **value)
-
-
 def _model_dict(choice: ModelChoice) -> dict[str, Any]:
     return {"name": choice.name, "options": _plain(choice.options)}
 

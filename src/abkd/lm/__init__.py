@@ -4,30 +4,60 @@
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from abkd.errors import MissingPackageError
+
 if TYPE_CHECKING:
+    from abkd.lm._adapters import load_model, lora, with_adapter
     from abkd.lm._config import DistillationConfig
     from abkd.lm._methods import METHODS, Method
+    from abkd.lm._smollm2 import load_smollm2
+    from abkd.lm._students import layer_influence, make_student
+    from abkd.lm._student_settings import StudentText
     from abkd.lm._trainer import DistillationTrainer
     from abkd.lm._vocabulary import SharedVocabulary, shared_vocabulary
+    from abkd.lm.data import load_instructions
+    from abkd.lm.evaluation import EvaluationResult, evaluate
 
 _HOMES = {
     "METHODS": "_methods",
     "DistillationConfig": "_config",
     "DistillationTrainer": "_trainer",
+    "EvaluationResult": "evaluation",
     "Method": "_methods",
+    "StudentText": "_student_settings",
     "SharedVocabulary": "_vocabulary",
+    "evaluate": "evaluation",
+    "layer_influence": "_students",
+    "load_instructions": "data",
+    "load_model": "_adapters",
+    "load_smollm2": "_smollm2",
+    "lora": "_adapters",
+    "make_student": "_students",
     "shared_vocabulary": "_vocabulary",
+    "with_adapter": "_adapters",
 }
+
+_ON_TRL = ("DistillationConfig", "DistillationTrainer")
 
 __all__ = [
     "METHODS",
     "DistillationConfig",
     "DistillationTrainer",
+    "EvaluationResult",
     "Method",
     "SharedVocabulary",
+    "evaluate",
+    "layer_influence",
+    "load_instructions",
+    "load_model",
+    "load_smollm2",
+    "lora",
+    "make_student",
     "shared_vocabulary",
+    "with_adapter",
 ]
 
 
@@ -35,6 +65,9 @@ def __getattr__(name: str) -> Any:
     """Import a public name where it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for package in ("datasets", "trl") if name in _ON_TRL else ():
+        if find_spec(package) is None:
+            raise MissingPackageError(f'abkd.lm needs the package {package}: pip install "abkd[lm]"')
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

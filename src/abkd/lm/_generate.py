@@ -17,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from abkd.errors import InputError
 from abkd.lm._student_settings import Sampling
+from abkd.lm._teacher import base_of
 
 
 @torch.no_grad()
@@ -58,12 +59,9 @@ def write_texts(
     processors = LogitsProcessorList([RealTokens(vocabulary)])
     if mixed_with is not None:
         processors.append(TeacherMix(*mixed_with, mask, vocabulary))
-    with _writing(model):
+    with _writing(model, _generation_config(sampling, pad, ends)) as config:
         written: Any = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=_generation_config(sampling, pad, ends),
-            logits_processor=processors,
+            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
         )
     return [cut_after_end(row, ends) for row in written[:, longest:].tolist()]
 
@@ -160,13 +158,21 @@ def _generation_config(sampling: Sampling, pad: int, ends: Sequence[int]) -> Gen
 
 
 @contextmanager
-def _writing(model: Any) -> Generator[None]:
-    """Eval mode for a while: without dropout, and with the cache that gradient checkpointing would switch off."""
+def _writing(model: Any, config: GenerationConfig) -> Generator[GenerationConfig]:
+    """Eval mode and `config` for a while: no dropout, the cache that gradient checkpointing would switch off, and
+    none of the model's own generation settings, with which transformers fills up what `config` leaves open.
+    """
+    holders = {id(holder): holder for holder in (model, base_of(model))}.values()
+    kept = [(holder, getattr(holder, "generation_config", None)) for holder in holders]
     training = model.training
     model.eval()
+    for holder, _ in kept:
+        holder.generation_config = config
     try:
-        yield
+        yield config
     finally:
+        for holder, own in kept:
+            holder.generation_config = own
         model.train(training)
 
 

@@ -98,7 +98,7 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     ) -> None:
         args = checked_config(args)
         setup = Setup(model, teacher_model, args, train_dataset, eval_dataset, processing_class, teacher_cache)
-        before = None if isinstance(model, str) else model.__dict__.get("forward")
+        before = None if isinstance(model, str) else base_of(model).__dict__.get("forward")
         super().__init__(
             cast("nn.Module", model),  # or its name, which TRL loads
             args,
@@ -316,6 +316,9 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
             self._clock.tokens = read_json(folder / _STATE_FILE)["tokens"]
         if self._writer is not None:
             self._writer.load(folder, self.args.process_index)
+
+    def _send_telemetry(self) -> None:
+        """TRL reports the use of its trainers; this one reports nothing."""
 
     def _training(self) -> bool:
         return cast("nn.Module", self.model).training

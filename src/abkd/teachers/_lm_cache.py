@@ -109,8 +109,8 @@ class LmCache:
             top_k: at most so many entries a token; as large as the vocabulary it keeps everything.
             tail_mass: in (0, 1): the fewest entries that leave less than this mass.
             min_probability: in (0, 1): only entries of at least this probability. With none of the three, 0.0015.
-            bits: of a log-probability, 8 or 16. The largest error is half a step of the range of a token's
-                entries, so about 0.02 or 0.0001 nats where they span 10 nats; `summary` has the figure.
+            bits: of a log-probability, 8 or 16. Its error is less than a step of the range of a token's entries:
+                0.04 or 0.00016 nats where they span 10 nats; `summary` has the bound for the widest.
             temperature: softens the distributions first; a loss at another temperature needs another cache.
             power: also keep `log sum_tail p^power`, for the loss's tail "power-bucket": alpha + beta above 1.
             batch_size: texts that the teacher reads at a time.

@@ -14,7 +14,7 @@ from torch import nn
 
 from abkd.errors import InputError, needed
 from abkd.teachers._live import check_frozen, fingerprint_of
-from abkd.teachers._lm_cache_codec import Form, decode, encode
+from abkd.teachers._lm_cache_codec import RANGE_STEP, Form, decode, encode
 from abkd.teachers._lm_cache_rows import (
     Row,
     check_tokenised,
@@ -158,7 +158,7 @@ def measured(data: Any, form: Form, temperature: float) -> dict[str, Any]:
         "bytes_per_token": size / tokens,
         "entries_per_token": entries / tokens,
         "tail_mass": tail / tokens,
-        "largest_log_prob_error": form.half_step(widest * 0.25 - 0.25) if widest else 0.0,
+        "largest_log_prob_error": form.largest_error((widest - 1) * RANGE_STEP) if widest else 0.0,
     }
 
 

@@ -69,9 +69,12 @@ class Form:
     def count(self) -> type[np.unsignedinteger[Any]]:
         return np.uint8 if self.most < 1 << 8 else np.uint16 if self.most < 1 << 16 else np.uint32
 
-    def half_step(self, range_: float) -> float:
-        """The largest error of a log-probability, in nats, where entries span `range_` nats (before rounding up)."""
-        return (range_ + RANGE_STEP) / self.levels / 2
+    def largest_error(self, span: float) -> float:
+        """A bound on the error of a log-probability, in nats, where a position's entries span `span` nats.
+
+        One step: half of it from rounding, and at most as much from making entries and tail add up to 1 again.
+        """
+        return (span + RANGE_STEP) / self.levels
 
 
 def encode(targets: SparseTargets, form: Form) -> dict[str, bytes]:

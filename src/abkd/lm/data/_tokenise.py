@@ -21,8 +21,9 @@ def tokenise(dataset: Any, tokenizer: Any, *, max_length: int | None = 1024, tex
     """Tokenised rows (`input_ids`, `labels`, and the data set's own columns), by TRL's own preparation.
 
     Labels are -100 outside the response: of prompt and completion the completion with its EOS counts, of messages
-    the assistant's turns (where the template does not mark them, each in a row of its own), of plain text everything. A trainer with the same tokenizer and `max_length` makes the
-    same rows, so a teacher cache can be built from these. Rows whose prompt fills `max_length` are left out.
+    the assistant's turns (where the template does not mark them, each in a row of its own), of plain text
+    everything. A trainer with the same tokenizer and `max_length` makes the same rows, so a teacher cache can be
+    built from these. Rows whose prompt fills `max_length` are left out.
 
     Args:
         dataset: a `datasets.Dataset` in one of TRL's forms.

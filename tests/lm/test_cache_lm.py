@@ -1,0 +1,422 @@
+"""The teacher cache: what it keeps, that it answers for the right text, and what it refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_toys
+import pytest
+import torch
+from torch import Tensor
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from abkd import AlphaBeta, ForwardKL, ReverseKL, divergence_loss
+from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
+from abkd.lm.data import tokenise
+from abkd.lm.evaluation import cache_loss
+from abkd.losses import DenseTargets, SparseTargets, linear_divergence_loss
+from abkd.teachers import LmCache
+from abkd.teachers import _lm_cache_store as store
+from abkd.teachers._lm_cache_codec import Form, decode, encode
+from abkd.teachers._lm_cache_select import Asker, Rule, select
+
+
+@pytest.fixture
+def rows(instructions: Any, tokenizer: Any) -> Any:
+    return tokenise(instructions, tokenizer)
+
+
+def build(rows: Any, teacher: Any, tokenizer: Any, folder: Path, **options: Any) -> LmCache:
+    return LmCache.build(rows, teacher, tokenizer, folder, **{"rows_per_part": 7, "progress": False, **options})
+
+
+def collated(rows: list[Any], **options: Any) -> dict[str, Any]:
+    return DataCollatorForLanguageModeling(pad_token_id=1, **options)(rows)
+
+
+def live_log_probs(teacher: Any, batch: dict[str, Any]) -> Tensor:
+    """(N, V) of the counted positions."""
+    keep = batch["labels"][:, 1:] != -100
+    with torch.no_grad():
+        logits = teacher(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits[:, :-1][keep].log_softmax(-1)
+
+
+def dense(targets: SparseTargets, vocabulary: int = lm_toys.VOCABULARY) -> Tensor:
+    """(N, V) with -inf where an entry was not kept."""
+    line = torch.full((len(targets.ids), vocabulary + 1), -torch.inf)
+    ids = torch.where(targets.ids < 0, vocabulary, targets.ids)
+    return line.scatter(1, ids, targets.log_probs)[:, :vocabulary]
+
+
+# What is kept, and how exactly.
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(8, 4e-2), (16, 1e-3)])
+def test_everything_kept_is_the_live_teacher_to_the_stated_tolerance(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, bits: int, tolerance: float
+) -> None:
+    cache = build(rows, teacher, tokenizer, tmp_path / "c", top_k=lm_toys.VOCABULARY, bits=bits)
+    batch = collated([rows[3], rows[0], rows[11]])
+    targets, live = cache.targets_for(batch), live_log_probs(teacher, batch)
+    assert torch.isneginf(targets.log_tail).all()
+    error = (dense(targets) - live).abs().max()
+    assert error <= cache.summary["largest_log_prob_error"] + 1e-5 < tolerance
+    student = torch.randn(live.shape)
+    for d in (ForwardKL(), ReverseKL(), AlphaBeta(0.2, 0.7)):
+        one = divergence_loss(student, live, d)
+        other = linear_divergence_loss(student, torch.eye(lm_toys.VOCABULARY), targets, d)
+        assert float(other) == pytest.approx(float(one), rel=tolerance)
+
+
+def test_entries_and_tail_make_up_one_and_entries_are_the_rule_s(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    batch = collated([rows[1], rows[2]])
+    live = live_log_probs(teacher, batch)
+    kept = {
+        "k": build(rows, teacher, tokenizer, tmp_path / "k", top_k=5),
+        "tail": build(rows, teacher, tokenizer, tmp_path / "tail", tail_mass=0.3),
+        "least": build(rows, teacher, tokenizer, tmp_path / "least", min_probability=0.01),
+        "both": build(rows, teacher, tokenizer, tmp_path / "both", min_probability=0.01, top_k=9),
+    }
+    for cache in kept.values():
+        targets = cache.targets_for(batch)
+        total = targets.log_probs.exp().sum(-1) + targets.log_tail.exp()
+        torch.testing.assert_close(total, torch.ones_like(total))
+        chosen = dense(targets).isfinite()
+        torch.testing.assert_close(dense(targets)[chosen], live[chosen], atol=2e-2, rtol=0)
+        tail = live.masked_fill(chosen, -torch.inf).logsumexp(-1)
+        torch.testing.assert_close(targets.log_tail, tail, atol=1e-3, rtol=1e-3)
+        assert cache.summary["entries_per_token"] >= 1
+    counts = {name: (cache.targets_for(batch).ids >= 0).sum(-1) for name, cache in kept.items()}
+    assert (counts["k"] == 5).all()
+    order = live.exp().sort(-1, descending=True).values.cumsum(-1)
+    fewest = (order < 0.7).sum(-1) + 1
+    assert (counts["tail"] - fewest).abs().max() <= 1
+    assert torch.equal(counts["least"], (live.exp() >= 0.01).sum(-1).clamp(min=1))
+    assert torch.equal(counts["both"], counts["least"].clamp(max=9))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("vocabulary", [2, 3, 300, 70_000])
+def test_codec_round_trip(bits: int, vocabulary: int) -> None:
+    for scale in (0.0, 3.0, 40.0):
+        logits = scale * torch.randn(9, vocabulary)
+        for rule in (Rule(top_k=2), Rule(min_probability=0.01), Rule(tail_mass=0.2), Rule(top_k=vocabulary)):
+            if rule.tail_mass and vocabulary > 1000 and scale < 1:
+                continue  # tens of thousands of entries a token
+            form = rule.form(vocabulary, bits, None)
+            targets = select(logits, rule, form)
+            if not form.dense:
+                parts = [SparseTargets(targets.ids[i], targets.log_probs[i], targets.log_tail[i]) for i in (slice(0, 4), slice(4, 9))]
+                columns = [encode(part, form) for part in parts]
+            else:
+                columns = [encode(targets, form)]
+            back = decode(columns, form, 1.0)
+            kept = dense(targets, vocabulary).isfinite()
+            assert torch.equal(dense(back, vocabulary).isfinite(), kept)
+            span = float((-dense(targets, vocabulary)[kept]).max())
+            error = (dense(back, vocabulary) - dense(targets, vocabulary))[kept].abs()
+            near = dense(targets, vocabulary)[kept] > -60
+            assert float(error[near].max()) <= form.largest_error(min(span, 64)) + 2e-3
+            assert torch.equal(torch.isneginf(back.log_tail), torch.isneginf(targets.log_tail))
+
+
+def test_codec_keeps_ruled_out_classes_and_power_tails() -> None:
+    logits = torch.tensor([[0.0, 1.0, -torch.inf, 2.0], [3.0, -torch.inf, 0.0, 0.0]])
+    rule = Rule(top_k=4)
+    form = rule.form(4, 8, None)
+    back = decode([encode(select(logits, rule, form), form)], form, 1.0)
+    assert form.dense
+    assert torch.equal(torch.isneginf(dense(back, 4)), torch.isneginf(logits))
+    rule = Rule(top_k=1)
+    form = rule.form(4, 8, 2.0)
+    targets = select(torch.randn(5, 4), rule, form)
+    back = decode([encode(targets, form)], form, 1.0)
+    assert back.power == 2.0
+    assert torch.equal(back.log_power_tail, targets.log_power_tail)
+
+
+def test_temperature_and_padded_vocabulary(rows: Any, tokenizer: Any, tmp_path: Path) -> None:
+    teacher = lm_toys.frozen(lm_toys.tiny_model(seed=2, vocabulary=lm_toys.VOCABULARY + 16))
+    cache = build(rows, teacher, tokenizer, tmp_path / "c", top_k=lm_toys.VOCABULARY, temperature=2.0, bits=16)
+    batch = collated([rows[1]])
+    keep = batch["labels"][:, 1:] != -100
+    logits = teacher(input_ids=batch["input_ids"]).logits[:, :-1][keep][:, : lm_toys.VOCABULARY]
+    targets = cache.targets_for(batch)
+    assert cache.vocabulary == lm_toys.VOCABULARY
+    assert (cache.temperature, targets.temperature) == (2.0, 2.0)
+    torch.testing.assert_close(dense(targets), (logits / 2).log_softmax(-1), atol=1e-3, rtol=0)
+
+
+def test_models_without_logits_to_keep_are_asked_alike(rows: Any, teacher: Any, tokenizer: Any) -> None:
+    from abkd.teachers._lm_cache_rows import row_of
+
+    rule = Rule(top_k=8)
+    form = rule.form(lm_toys.VOCABULARY, 8, None)
+    asker = Asker(teacher, rule, form)
+    some = [row_of(rows[index]) for index in (0, 5)]
+    with_it = asker.ask(some)
+    asker._keeps = False
+    for one, other in zip(with_it, asker.ask(some), strict=True):
+        torch.testing.assert_close(one.log_probs, other.log_probs)
+        torch.testing.assert_close(one.log_tail, other.log_tail)
+
+
+# Content decides, not order.
+
+
+def test_rows_are_found_by_content_whatever_the_order_padding_or_packing(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    build(rows, teacher, tokenizer, tmp_path / "c", top_k=lm_toys.VOCABULARY)
+    cache = LmCache.open(tmp_path / "c")
+    shuffled = rows.shuffle(seed=3)
+    for start in (0, 5, 20):
+        picked = [shuffled[start + offset] for offset in range(4)]
+        batch = collated(picked)
+        torch.testing.assert_close(dense(cache.targets_for(batch)), live_log_probs(teacher, batch), atol=3e-2, rtol=0)
+        alone = torch.cat([dense(cache.targets_for(collated([row]))) for row in picked])
+        torch.testing.assert_close(dense(cache.targets_for(batch)), alone)
+        packed = collated(picked, padding_free=True)
+        torch.testing.assert_close(dense(cache.targets_for(packed)), alone)
+        left = {name: torch.flip(value, [1]) for name, value in batch.items()}
+        real = left["attention_mask"].bool()
+        for name in left:  # the same texts, padded on the left
+            for line in range(4):
+                left[name][line, real[line]] = batch[name][line, batch["attention_mask"][line].bool()]
+        torch.testing.assert_close(dense(cache.targets_for(left)), alone)
+
+
+def test_fewer_counted_tokens_are_a_part_of_the_row(rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path) -> None:
+    cache = build(rows, teacher, tokenizer, tmp_path / "c", top_k=6)
+    batch = collated([rows[4]])
+    whole = cache.targets_for(batch)
+    batch["labels"][0, batch["labels"][0].ne(-100).nonzero()[:3, 0]] = -100
+    part = cache.targets_for(batch)
+    assert torch.equal(part.ids, whole.ids[3:])
+    batch["labels"][:] = batch["input_ids"]
+    with pytest.raises(InputError, match="not all of its tokens that count"):
+        cache.targets_for(batch)
+    batch["labels"][:] = -100
+    assert cache.targets_for(batch).shape == (0,)
+
+
+def test_a_changed_text_is_refused_never_answered_for(rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path) -> None:
+    cache = build(rows, teacher, tokenizer, tmp_path / "c", top_k=6)
+    batch = collated([rows[4], rows[5]])
+    batch["input_ids"][1, 0] += 1
+    with pytest.raises(InputError, match="not in the teacher cache"):
+        cache.targets_for(batch)
+    packed = collated([rows[4], rows[5]], padding_free=True)
+    packed["labels"][0, packed["position_ids"][0].eq(0)] = 5
+    with pytest.raises(InputError, match="first of a packed text"):
+        cache.targets_for(packed)
+
+
+def test_rows_keep_their_own_columns_and_datasets_reads_the_folder(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    cache = build(rows, teacher, tokenizer, tmp_path / "c")
+    loaded = datasets.load_from_disk(str(tmp_path / "c"))
+    for data in (cache.dataset, loaded):
+        for name in rows.column_names:
+            assert list(data[name]) == list(rows[name])
+    assert len(cache) == len(rows)
+    assert "bytes/token" in repr(cache)
+    tokens = sum(label != -100 for labels in rows["labels"] for label in labels[1:])
+    assert cache.summary["tokens"] == tokens
+    files = sum(file.stat().st_size for file in (tmp_path / "c" / "parts").rglob("*.arrow"))
+    assert cache.summary["bytes_per_token"] * tokens < files
+
+
+# Interruption.
+
+
+def test_an_interrupted_build_goes_on_and_asks_only_for_what_is_missing(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build(rows, teacher, tokenizer, tmp_path / "whole")
+    asked: list[int] = []
+    ask = Asker.ask
+
+    def counting(self: Asker, some: Any) -> Any:
+        asked.append(len(some))
+        if sum(asked) > 16:
+            raise KeyboardInterrupt
+        return ask(self, some)
+
+    monkeypatch.setattr(Asker, "ask", counting)
+    with pytest.raises(KeyboardInterrupt):
+        build(rows, teacher, tokenizer, tmp_path / "c")
+    with pytest.raises(InputError, match="not finished; build it again to resume"):
+        LmCache.open(tmp_path / "c")
+    (tmp_path / "c" / "parts" / ".staged-part-00002-x").mkdir()  # as a killed process leaves it
+    asked.clear()
+    monkeypatch.setattr(Asker, "ask", lambda self, some: (asked.append(len(some)), ask(self, some))[1])
+    cache = build(rows, teacher, tokenizer, tmp_path / "c")
+    assert sum(asked) == len(rows) - 14
+    assert not list((tmp_path / "c" / "parts").glob(".staged*"))
+    for name in cache.dataset.column_names:
+        assert list(cache.dataset[name]) == list(whole.dataset[name])
+    asked.clear()
+    build(rows, teacher, tokenizer, tmp_path / "c", rows_per_part=5)
+    assert not asked
+    with pytest.raises(RunExistsError, match="resume it"):
+        build(rows, teacher, tokenizer, tmp_path / "c", resume=False)
+
+
+def test_a_damaged_part_is_found_and_made_anew_while_building(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    build(rows, teacher, tokenizer, tmp_path / "c")
+    file = tmp_path / "c" / "parts" / "part-00001" / "data.arrow"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"part-00001/data\.arrow: its content has changed"):
+        LmCache.open(tmp_path / "c")
+    (tmp_path / "c" / "manifest.json").unlink()
+    build(rows, teacher, tokenizer, tmp_path / "c")
+    LmCache.open(tmp_path / "c")
+
+
+def test_no_room_on_the_disk(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage(10, 10, 1000))
+    with pytest.raises(AbkdError, match=r"no room on this disk.*MB more are needed"):
+        build(rows, teacher, tokenizer, tmp_path / "c")
+    free = iter([10**9, 10**9, 10**9, 0])
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage(10, 10, next(free)))
+    with pytest.raises(AbkdError, match="The 14 rows done are kept"):
+        build(rows, teacher, tokenizer, tmp_path / "c")
+    monkeypatch.undo()
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("datasets.arrow_writer.ArrowWriter.write_batch", full)
+    with pytest.raises(AbkdError, match="no room on this disk"):
+        build(rows, teacher, tokenizer, tmp_path / "c")
+    monkeypatch.undo()
+    assert not list((tmp_path / "c" / "parts").glob(".staged*"))
+    assert len(build(rows, teacher, tokenizer, tmp_path / "c")) == len(rows)
+
+
+# What is refused.
+
+
+def test_another_teacher_tokenizer_or_data_set_is_refused(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "c"
+    cache = build(rows, teacher, tokenizer, folder)
+    cache.check_tokenizer(tokenizer)
+    cache.check_teacher(teacher)
+    cache.check_dataset(rows.shuffle(seed=1).select(range(5)))
+    other_teacher = lm_toys.frozen(lm_toys.tiny_model(seed=3))
+    other_tokenizer = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    other_tokenizer.add_tokens(["<more>"])
+    other_rows = tokenise(lm_toys.instructions(6, start=40), tokenizer)
+    with pytest.raises(InputError, match=r"another tokenizer.*320 tokens.*321.*seqkd"):
+        cache.check_tokenizer(other_tokenizer)
+    with pytest.raises(InputError, match="another teacher"):
+        cache.check_teacher(other_teacher)
+    with pytest.raises(InputError, match=r"another teacher.*another precision"):
+        cache.check_teacher(lm_toys.frozen(lm_toys.tiny_model(seed=2).to(torch.bfloat16)))
+    with pytest.raises(InputError, match=r"6 of 6 rows are not in this teacher cache \(rows 0, 1"):
+        cache.check_dataset(other_rows)
+    for changes, word in (
+        ({"teacher": other_teacher}, "another teacher"),
+        ({"rows": other_rows}, "other data"),
+        ({"rows": rows.shuffle(seed=1)}, "another order"),
+        ({"top_k": 3}, "another choice of entries"),
+        ({"bits": 16}, "another number of bits"),
+    ):
+        given: dict[str, Any] = {"rows": rows, "teacher": teacher, "tokenizer": tokenizer, **changes}
+        with pytest.raises(InputError, match=word):
+            build(folder=folder, **given)
+    tokenizer.chat_template = "{{ messages }}"
+    with pytest.raises(InputError, match="another chat template"):
+        build(rows, teacher, tokenizer, folder)
+
+
+def test_bad_input(rows: Any, instructions: Any, teacher: Any, tokenizer: Any, tmp_path: Path) -> None:
+    def refused(match: str, data: Any = rows, model: Any = teacher, **options: Any) -> None:
+        with pytest.raises(InputError, match=match):
+            build(data, model, tokenizer, tmp_path / "c", **options)
+
+    refused(r"expected tokenised rows.*found the columns prompt, completion.*abkd\.lm\.data\.tokenise", instructions)
+    refused("expected a datasets.Dataset", [1, 2])
+    refused("is empty", rows.select([]))
+    refused("train mode", model=lm_toys.tiny_model().requires_grad_(False).train())
+    refused("asks for gradients", model=lm_toys.tiny_model())
+    refused("bits: expected 8 or 16, got 4", bits=4)
+    refused("top_k: expected", top_k=0)
+    refused("tail_mass: expected", tail_mass=1.5)
+    refused("min_probability: expected", min_probability=0.0)
+    refused("temperature: expected", temperature=0.0)
+    refused("power: expected", power=-1.0)
+    refused("batch_size: expected", batch_size=0)
+    refused("rows_per_part: expected", rows_per_part=0)
+    refused("columns of a teacher cache already", rows.add_column("teacher_key", ["x"] * len(rows)))
+    refused("no token of this data set counts", rows.map(lambda row: {"labels": [-100] * len(row["labels"])}))
+    refused("head only 100 classes", model=lm_toys.frozen(lm_toys.tiny_model(vocabulary=100)))
+    assert not (tmp_path / "c").exists()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "mine.txt").write_text("mine")
+    refused("is no teacher cache")
+    with pytest.raises(InputError, match="expected a teacher cache, found no"):
+        LmCache.open(tmp_path / "c")
+
+
+def test_a_cache_of_another_format_or_with_missing_parts_is_refused(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    build(rows, teacher, tokenizer, tmp_path / "c")
+    shutil.rmtree(tmp_path / "c" / "parts" / "part-00002")
+    with pytest.raises(CorruptFileError, match="part-00002"):
+        LmCache.open(tmp_path / "c")
+    with pytest.raises(CorruptFileError, match="a part of the teacher cache is missing"):
+        LmCache.open(tmp_path / "c", verify=False)
+    identity = json.loads((tmp_path / "c" / "cache.json").read_text())
+    (tmp_path / "c" / "cache.json").write_text(json.dumps({**identity, "format": 99}))
+    with pytest.raises(InputError, match="format 99"):
+        LmCache.open(tmp_path / "c", verify=False)
+
+
+def test_bytes_that_do_not_fit_together_are_corrupt() -> None:
+    form = Form(300, 5, 8)
+    columns = encode(select(torch.randn(4, 300), Rule(top_k=5), form), form)
+    with pytest.raises(CorruptFileError, match="build the cache anew"):
+        decode([{**columns, "teacher_log_probs": columns["teacher_log_probs"][:-3]}], form, 1.0)
+    with pytest.raises(CorruptFileError):
+        decode([{**columns, "teacher_ids": columns["teacher_ids"][:4]}], form, 1.0)
+
+
+# What it loses.
+
+
+def test_what_a_cache_loses_is_measured(rows: Any, teacher: Any, student: Any, tokenizer: Any, tmp_path: Path) -> None:
+    whole = build(rows, teacher, tokenizer, tmp_path / "whole", top_k=lm_toys.VOCABULARY, bits=16)
+    small = build(rows, teacher, tokenizer, tmp_path / "small", top_k=40)
+    exact = cache_loss(whole, student, teacher, rows, ForwardKL())
+    lost = cache_loss(small, student, teacher, rows, ForwardKL())
+    assert abs(exact.bias) < 1e-4
+    assert exact.gradient_error < 1e-3
+    assert lost.live == pytest.approx(exact.live, rel=1e-6)
+    assert lost.cached < lost.live  # the tail as one class is a lower bound
+    assert -0.9 < lost.bias < -0.01
+    assert lost.gradient_error > exact.gradient_error
+    assert lost.tokens == small.summary["tokens"]
+    with pytest.raises(InputError, match="another teacher"):
+        cache_loss(whole, student, student, rows, ForwardKL())

@@ -1,0 +1,71 @@
+"""No tensor of tokens x vocabulary is ever made: every tensor that torch hands out is looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from linear_toys import Toy, toy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import abkd
+from abkd.losses import SparseTargets
+
+TOKENS, CLASSES, WIDTH = 64, 600, 8
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that comes out of an operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
+        return result
+
+
+def watched(t: Toy, d: abkd.Divergence, targets: Any, **options: Any) -> int:
+    options = {"chunk_size": 8, "backend": "eager", **options}
+    with Largest() as largest:
+        loss = t.fused(d, targets, **options)
+        (loss if loss.dim() == 0 else loss.sum()).backward()
+    return largest.elements
+
+
+@pytest.fixture
+def small() -> Toy:
+    t = toy((TOKENS,), CLASSES, WIDTH, dtype=torch.float32)
+    t.options = {"labels": t.labels, "ce_weight": 0.5}
+    return t
+
+
+LIMIT = TOKENS * CLASSES // 4  # blocks of 8 of 64 tokens, and the head (600 x 8) and its gradient, stay far below
+
+
+@pytest.mark.parametrize("d", abkd.divergences.ALL, ids=lambda d: d.key)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_hidden_targets(small: Toy, d: abkd.Divergence, reduction: str) -> None:
+    assert CLASSES * 8 <= watched(small, d, small.hidden_targets(), reduction=reduction) < LIMIT
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalise", "proportional"])
+def test_sparse_targets(small: Toy, tail: str) -> None:
+    targets = SparseTargets.from_logits(small.teacher_logits, 4)
+    assert watched(small, abkd.ForwardKL(), targets, tail=tail) < LIMIT
+
+
+def test_tiles_hold_no_block_either(small: Toy) -> None:
+    assert watched(small, abkd.ForwardKL(), small.hidden_targets(), vocab_chunk_size=50) <= CLASSES * WIDTH
+
+
+def test_the_watch_sees_what_it_should(small: Toy) -> None:
+    with Largest() as largest:
+        small.plain(abkd.ForwardKL(), torch.float32).backward()
+    assert largest.elements >= TOKENS * CLASSES
