@@ -9,8 +9,6 @@ from typing import Any
 import datasets
 import lm_toys
 import pytest
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from abkd.errors import CorruptFileError, InputError
 from abkd.lm.data import (
@@ -288,7 +286,7 @@ def test_long_prompts_keep_their_template(tokenizer: Any, tmp_path: Path) -> Non
     room = bare + 60
     cut = read_alpaca(load_instructions(file, tokenizer=tokenizer, max_prompt_length=room)[0]["prompt"])
     assert cut is not None
-    assert words[len(cut.instruction)] == " "  # between words
+    assert words[len(cut.instruction)] == " "
     assert len(prompt_ids(tokenizer, alpaca_prompt(words[: len(cut.instruction) + 20]))) > room
     with pytest.raises(InputError, match="row 1: its template alone is longer than 10 tokens"):
         load_instructions(file, tokenizer=tokenizer, max_prompt_length=10)
@@ -332,15 +330,7 @@ def test_tokens_are_those_of_the_trainer(kind: str, tokenizer: Any, student: Any
         ),
         "plain": lambda: datasets.Dataset.from_list([{"text": text} for text in lm_toys.sentences()[:6]]),
     }[kind]()
-    args = SFTConfig(
-        output_dir=str(tmp_path),
-        max_length=64,
-        assistant_only_loss=kind == "dialogues",
-        report_to="none",
-        use_cpu=True,
-        bf16=False,
-    )
-    trainer = SFTTrainer(student, args, train_dataset=data, processing_class=tokenizer)
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, None, train_dataset=data, method="sft", max_length=64)
     rows = tokenise(data, tokenizer, max_length=64)
     for name in ("input_ids", "labels"):
         assert list(rows[name]) == list(trainer.train_dataset[name])

@@ -44,8 +44,8 @@ def test_all_classes_are_the_dense_divergence(d: abkd.Divergence) -> None:
 
 
 BOUNDED = [
-    AlphaBeta(1, 0), AlphaBeta(0, 1), AlphaBeta(0.5, 0.5), AlphaBeta(0.8, 0.2), AlphaBeta(-0.3, 1.3), D, AlphaBeta(0.1, 0.1),
-    AlphaBeta(0, 0.5), abkd.JensenShannon(0.3), abkd.SkewForwardKL(0.1), abkd.SkewReverseKL(0.1), abkd.Hellinger(),
+    AlphaBeta(1, 0), AlphaBeta(0, 1), AlphaBeta(0.5, 0.5), D, AlphaBeta(0.1, 0.1), AlphaBeta(0, 0.5),
+    abkd.JensenShannon(0.3), abkd.SkewForwardKL(0.1), abkd.SkewReverseKL(0.1), abkd.Hellinger(),
     abkd.TotalVariation(), abkd.Jeffreys(), abkd.Renyi(0.5),
 ]  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_the_bucket_never_exceeds_the_full_divergence(d: abkd.Divergence, k: int
 
 @pytest.mark.parametrize(
     ("alpha", "beta"),
-    [(0.2, 0.7), (0.1, 0.1), (0.5, 0.5), (1.0, 1.0), (1.5, 0.5), (0.2, 1.3), (1.8, -0.3), (0.0, 0.5)],
+    [(0.2, 0.7), (0.1, 0.1), (0.5, 0.5), (1.0, 1.0), (1.5, 0.5), (0.2, 1.3), (0.0, 0.5)],
     ids=str,
 )
 def test_the_power_bucket_never_exceeds_the_full_divergence(alpha: float, beta: float) -> None:
@@ -212,8 +212,8 @@ def changed(**fields: Any) -> SparseTargets:
         ({"ids": torch.tensor([[5, 4, 9], [5, 4, 3]])}, r"values in 0\.\.5.*token index 0.*ids \[5, 4, 9\]"),
         ({"ids": torch.tensor([[5, 4, 3], [5, -2, 3]])}, r"values in 0\.\.5.*token index 1"),
         ({"ids": torch.tensor([[5, 4, 3], [5, 5, 3]])}, r"each id once.*token index 1"),
-        ({"ids": torch.tensor([[3, 5, 4]]).repeat(2, 1), "log_probs": torch.tensor([[0.1, 0.6, 0.25]]).log().repeat(2, 1),
-          "log_tail": torch.tensor([0.05]).log().repeat(2)}, "entries in order"),
+        ({"ids": torch.tensor([[3, 5, 4], [5, 4, 3]]), "log_probs": torch.tensor([[0.1, 0.6, 0.25]] * 2).log(),
+          "log_tail": torch.tensor([0.05, 0.05]).log()}, "entries in order"),
         ({"log_tail": torch.tensor([0.3, math.nan])}, r"log_tail.*token index 0"),
         ({"log_tail": torch.tensor([-5.0, math.nan])}, r"not NaN.*token index 1"),
         ({"log_tail": torch.tensor([-0.1, -0.1])}, "make up 1 together"),

@@ -13,50 +13,75 @@ if TYPE_CHECKING:
     from abkd.lm._adapters import load_model, lora, with_adapter
     from abkd.lm._config import DistillationConfig
     from abkd.lm._methods import METHODS, Method
-    from abkd.lm._smollm2 import load_smollm2
-    from abkd.lm._students import layer_influence, make_student
+    from abkd.lm._parts import LmParts, load_parts
+    from abkd.lm._run import lm_config, load_lm_result, run_lm
+    from abkd.lm._settings import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher
+    from abkd.lm._smollm2 import load_smollm2, smollm2_folder
     from abkd.lm._student_settings import StudentText
+    from abkd.lm._students import layer_influence, make_student
     from abkd.lm._trainer import DistillationTrainer
     from abkd.lm._vocabulary import SharedVocabulary, shared_vocabulary
     from abkd.lm.data import load_instructions
     from abkd.lm.evaluation import EvaluationResult, evaluate
 
 _HOMES = {
-    "METHODS": "_methods",
     "DistillationConfig": "_config",
     "DistillationTrainer": "_trainer",
     "EvaluationResult": "evaluation",
+    "LmData": "_settings",
+    "LmEvaluation": "_settings",
+    "LmParts": "_parts",
+    "LmRun": "_settings",
+    "LmStudent": "_settings",
+    "LmTeacher": "_settings",
+    "METHODS": "_methods",
     "Method": "_methods",
-    "StudentText": "_student_settings",
     "SharedVocabulary": "_vocabulary",
+    "StudentText": "_student_settings",
     "evaluate": "evaluation",
     "layer_influence": "_students",
+    "lm_config": "_run",
     "load_instructions": "data",
+    "load_lm_result": "_run",
     "load_model": "_adapters",
+    "load_parts": "_parts",
     "load_smollm2": "_smollm2",
     "lora": "_adapters",
     "make_student": "_students",
+    "run_lm": "_run",
     "shared_vocabulary": "_vocabulary",
+    "smollm2_folder": "_smollm2",
     "with_adapter": "_adapters",
 }
-
-_ON_TRL = ("DistillationConfig", "DistillationTrainer")
+_ON_TRL = {"DistillationConfig", "DistillationTrainer", "lm_config", "load_lm_result", "run_lm"}
 
 __all__ = [
     "METHODS",
     "DistillationConfig",
     "DistillationTrainer",
     "EvaluationResult",
+    "LmData",
+    "LmEvaluation",
+    "LmParts",
+    "LmRun",
+    "LmStudent",
+    "LmTeacher",
     "Method",
     "SharedVocabulary",
+    "StudentText",
     "evaluate",
     "layer_influence",
+    "lm_config",
     "load_instructions",
+    "load_lm_result",
     "load_model",
+    "load_parts",
     "load_smollm2",
     "lora",
     "make_student",
+    "run_lm",
     "shared_vocabulary",
+    "smollm2_folder",
     "with_adapter",
 ]
 

@@ -45,10 +45,8 @@ def fit_prompts(dataset: Any, tokenizer: Any, max_length: int) -> Any:
             cut += 1
     if not cut:
         return dataset
-    place = dataset.column_names.index("prompt")
-    names = dataset.column_names
-    changed = dataset.remove_columns(["prompt"]).add_column("prompt", prompts, feature=dataset.features["prompt"])
-    return changed.select_columns([*names[:place], "prompt", *names[place + 1 :]])
+    columns = {name: prompts if name == "prompt" else list(dataset[name]) for name in dataset.column_names}
+    return dataset.from_dict(columns, features=dataset.features)
 
 
 def fitted(prompt: Prompt, row: Mapping[str, Any], tokenizer: Any, max_length: int, where: str) -> Prompt:

