@@ -12,7 +12,7 @@ from abkd.config import image_facts, load_recipe, recipes_folder, shipped_recipe
 from abkd.image.objectives import METHODS
 from abkd.study import dry_run_images
 
-RECIPES = shipped_recipes()
+RECIPES = [name for name in shipped_recipes() if load_recipe(name).spec.task == "image"]
 CIFAR = [name for name in RECIPES if name.startswith("cifar100/")]
 PAIRS = {
     ("resnet56", "resnet20"),

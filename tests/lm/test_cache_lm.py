@@ -20,7 +20,7 @@ from abkd import AlphaBeta, ForwardKL, ReverseKL, divergence_loss
 from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
 from abkd.lm.data import tokenise
 from abkd.lm.evaluation import cache_loss
-from abkd.losses import DenseTargets, SparseTargets, linear_divergence_loss
+from abkd.losses import SparseTargets, linear_divergence_loss
 from abkd.teachers import LmCache
 from abkd.teachers import _lm_cache_store as store
 from abkd.teachers._lm_cache_codec import Form, decode, encode
@@ -115,7 +115,10 @@ def test_codec_round_trip(bits: int, vocabulary: int) -> None:
             form = rule.form(vocabulary, bits, None)
             targets = select(logits, rule, form)
             if not form.dense:
-                parts = [SparseTargets(targets.ids[i], targets.log_probs[i], targets.log_tail[i]) for i in (slice(0, 4), slice(4, 9))]
+                parts = [
+                    SparseTargets(targets.ids[i], targets.log_probs[i], targets.log_tail[i])
+                    for i in (slice(0, 4), slice(4, 9))
+                ]
                 columns = [encode(part, form) for part in parts]
             else:
                 columns = [encode(targets, form)]

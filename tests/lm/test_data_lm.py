@@ -127,7 +127,11 @@ def test_dolly_raw_holds_out_the_first_thousand_rows(tmp_path: Path) -> None:
     rows = [{"instruction": f"Task {i}", "context": "", "response": f"Answer {i}"} for i in range(1003)]
     write(tmp_path / "dolly" / "raw.jsonl", *rows)
     write(tmp_path / "dolly" / "valid.jsonl", *[{**rows[0], "instruction": "Tested"}] * 600)
-    assert list(load_instructions("dolly", root=tmp_path)["completion"]) == ["Answer 1000", "Answer 1001", "Answer 1002"]
+    assert list(load_instructions("dolly", root=tmp_path)["completion"]) == [
+        "Answer 1000",
+        "Answer 1001",
+        "Answer 1002",
+    ]
     assert len(load_instructions("dolly", "test", root=tmp_path)) == 500 == TEST_SETS["dolly"].size
     folder = tmp_path / "alone"
     write(folder / "raw.jsonl", *rows)

@@ -101,7 +101,11 @@ def test_means_errors_and_intervals() -> None:
     assert high == pytest.approx(4 + wide, abs=0.1)
     assert bootstrap_interval(values) == bootstrap_interval(values)
     assert bootstrap_interval([5.0, 5.0]) == (5.0, 5.0)
-    for call in (lambda: mean_and_error([]), lambda: bootstrap_interval([]), lambda: bootstrap_interval([1.0], level=2)):
+    for call in (
+        lambda: mean_and_error([]),
+        lambda: bootstrap_interval([]),
+        lambda: bootstrap_interval([1.0], level=2),
+    ):
         with pytest.raises(InputError, match="expected"):
             call()
 
@@ -220,7 +224,9 @@ def test_evaluate_scores_saves_and_goes_on(
     saved = json.loads((tmp_path / "e" / "results.json").read_text())
     assert saved == json.loads(json.dumps(result.as_dict()))
     assert saved["sets"]["plain"]["examples"] == 4
-    texts = [json.loads(line) for line in (tmp_path / "e" / "texts" / "plain" / "seed-20.jsonl").read_text().splitlines()]
+    texts = [
+        json.loads(line) for line in (tmp_path / "e" / "texts" / "plain" / "seed-20.jsonl").read_text().splitlines()
+    ]
     rouge = RougeL()
     for line in texts:
         assert line["rouge_l"] == pytest.approx(rouge(line["response"], line["references"]))

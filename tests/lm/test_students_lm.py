@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen
 
 from abkd import ForwardKL, divergence_loss
 from abkd.errors import InputError, MissingPackageError
-from abkd.lm import layer_influence, load_model, load_smollm2, lora, make_student, with_adapter
 from abkd.lm import _smollm2 as smollm2
+from abkd.lm import layer_influence, load_model, load_smollm2, lora, make_student, with_adapter
 
 
 def with_idle_layers(idle: tuple[int, ...], layers: int = 6) -> Any:
@@ -57,7 +57,7 @@ def test_influence_by_hand(tokenizer: Any) -> None:
         seen: list[torch.Tensor] = []
         hooks = [
             layer.register_forward_hook(
-                lambda _, args, out: seen.extend([args[0], out[0] if isinstance(out, tuple) else out])
+                lambda _, args, out, seen=seen: seen.extend([args[0], out[0] if isinstance(out, tuple) else out])
             )
             for layer in model.model.layers
         ]
@@ -159,6 +159,7 @@ def test_bad_input(teacher: Any, tokenizer: Any) -> None:
 # Adapters.
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
 def test_adapters_merged_or_beside(student_folder: Path, tmp_path: Path) -> None:
     from peft import get_peft_model
 
@@ -198,9 +199,7 @@ def test_adapters_bad_input(student: Any, tmp_path: Path) -> None:
 # SmolLM2.
 
 
-def test_smollm2_is_named_with_its_command_where_it_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_smollm2_is_named_with_its_command_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABKD_CACHE", str(tmp_path / "none"))
 
     def absent(name: str) -> Any:

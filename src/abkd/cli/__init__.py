@@ -1,4 +1,4 @@
-"""The command line: `abkd train`, `compare`, `eval`, `validate`, `methods`, `demo`.
+"""The command line: `abkd train`, `compare`, `cache`, `eval`, `validate`, `methods`, `demo`.
 
 One file a subcommand, each thin: it reads a recipe, calls a room below, and prints. Exit codes: 0 done;
 1 a run failed; 2 bad usage or recipe; 130 stopped by Ctrl-C.
@@ -26,12 +26,13 @@ Exit codes: 0 done; 1 a run failed; 2 bad usage or recipe; 130 stopped by Ctrl-C
 
 def commands() -> dict[str, tuple[Callable[..., None], Sequence[str]]]:
     """Every subcommand with the examples under its help, in the order of the help."""
-    from abkd.cli import _compare, _demo, _eval, _methods, _train, _validate
+    from abkd.cli import _cache, _compare, _demo, _eval, _methods, _train, _validate
 
     return {
         "demo": (_demo.demo, _demo.EXAMPLES),
         "train": (_train.train, _train.EXAMPLES),
         "compare": (_compare.compare, _compare.EXAMPLES),
+        "cache": (_cache.cache, _cache.EXAMPLES),
         "eval": (_eval.evaluate, _eval.EXAMPLES),
         "validate": (_validate.validate, _validate.EXAMPLES),
         "methods": (_methods.methods, _methods.EXAMPLES),

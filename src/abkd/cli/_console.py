@@ -56,8 +56,10 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
 def _advice() -> str:
     """How to go on after an interruption, from the words that started this process."""
     words = sys.argv[1:]
-    if not words or words[0] not in {"train", "compare", "demo"}:
+    if not words or words[0] not in {"train", "compare", "demo", "cache"}:
         return "Nothing was left half done."
+    if words[0] == "cache":
+        return f"What is done is kept; go on with: abkd {shlex.join(words)}"
     kept = [word for word in words if word not in {"--overwrite", "--resume"}]
     return f"Finished runs and checkpoints are kept; go on with: abkd {shlex.join([*kept, '--resume'])}"
 

@@ -1,18 +1,21 @@
-"""`abkd eval`: measure a saved student on the test split."""
+"""`abkd eval`: measure a saved student on held-out data."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from abkd.cli._console import out, plain
+from abkd.cli._options import numbers
 
 EXAMPLES = (
     "abkd eval runs/demo/runs/abkd/seed-1",
     "abkd eval recipe.yaml --json",
+    "abkd eval runs/lm/runs/abkd/seed-10 --set dolly --set self-instruct --output runs/texts",
 )
 
 
@@ -20,32 +23,81 @@ def evaluate(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="FOLDER|RECIPE",
-            help="A run folder, a comparison's folder, or a recipe whose runs are finished.",
+            metavar="FOLDER|RECIPE|MODEL",
+            help="A run folder, a comparison's folder, or a recipe whose runs are finished; with --set also a "
+            "language model's folder or name.",
         ),
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Where a recipe's runs are; default: its output."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Where a recipe's runs are, default its output; with --set, where the texts go.",
+        ),
     ] = None,
     which: Annotated[
         str,
         typer.Option("--which", metavar="best|last", help="The epoch chosen on validation, or the last one."),
     ] = "best",
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME|FILE",
+            help="Instructions to answer: dolly, self-instruct, vicuna, s-ni, unni, a file, a folder, owner/name.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", "-s", metavar="10,20,...", help="With --set: of the sampling.")
+    ] = "10,20,30,40,50",
+    template: Annotated[
+        str, typer.Option("--template", metavar="alpaca|chat|plain", help="With --set: how a prompt is made.")
+    ] = "alpaca",
+    root: Annotated[
+        str | None, typer.Option("--root", metavar="FOLDER", help="With --set: MiniLLM's data, instead of the hub.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", metavar="N", help="With --set: only the first N of each set.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", help="With --set: of a response.")
+    ] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure saved students on the test split.
+    """Measure saved students on held-out data.
 
-    Accuracy, top-5 accuracy, negative log-likelihood in nats, and expected calibration error, of the
-    weights as they lie in the run folders.
+    Of images: accuracy, top-5 accuracy, negative log-likelihood in nats, and expected calibration error. Of
+    language: KL from the teacher and NLL on the run's held-out rows; with --set the published instruction
+    protocol: responses sampled with every seed, ROUGE-L and exact match, means with standard error and a 95 %
+    interval. Other benchmarks: lm_eval --model hf --model_args pretrained=FOLDER/best.
     """
-    from abkd.study import evaluate_folder
+    from abkd.study import evaluate_folder, evaluate_texts
 
-    folder = _folder_of(target, output)
-    results = evaluate_folder(folder, which=which)
+    if sets:
+        result = evaluate_texts(
+            target,
+            tuple(sets),
+            output=output,
+            which=which,
+            template=template,
+            root=root,
+            size=size,
+            seeds=numbers(seeds, "--seeds"),
+            max_new_tokens=max_new_tokens,
+            progress=not as_json,
+        )
+        plain(json.dumps(result.as_dict(), indent=2) if as_json else str(result))
+        return
+    results = evaluate_folder(_folder_of(target, output), which=which)
     if as_json:
         plain(json.dumps(results, indent=2))
-        return
+    else:
+        _show(results)
+
+
+def _show(results: Mapping[str, Mapping[str, Any]]) -> None:
     from rich import box
     from rich.table import Table
 

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from abkd.errors import InputError
+
 RecipePath = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A YAML file, or the name of a recipe that comes with abkd, such as quickstart/image.",
+        help="A YAML file, or the name of a recipe that comes with abkd, such as quickstart/image or quickstart/lm.",
     ),
 ]
 Overrides = Annotated[
@@ -31,6 +33,20 @@ Resume = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what the folder holds, and start anew.")]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Two steps of every method on made-up images of the right size; keep nothing."),
+    typer.Option(
+        "--dry-run", help="Two steps of every method on made-up data (of language: tiny models); keep nothing."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas.
+
+    Raises:
+        InputError: Something else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option}: expected whole numbers separated by commas, got {text!r}") from None

@@ -12,7 +12,7 @@ from abkd.storage import atomic_write_text
 
 if TYPE_CHECKING:
     from abkd.config import Recipe
-    from abkd.image import RunResult
+    from abkd.engine import RunResult
     from abkd.study import Comparison, Failure, Planned, Record
 
 
@@ -27,20 +27,15 @@ def run_and_show(
     quiet: bool,
 ) -> None:
     """Run the plan, print the table, say where the files are; exit code 1 if a run failed."""
-    from abkd.study import open_folder, run_images
+    from abkd.study import open_folder
 
     folder = output if output is not None else Path(recipe.output)
     _say_what(recipe, methods, seeds, folder)
     open_folder(folder, methods, seeds, resume=resume, overwrite=overwrite)
     atomic_write_text(folder / "recipe.yaml", recipe.to_yaml())
-    teller = _Teller(len(methods) * len(seeds))
-    comparison = run_images(
-        recipe.plan(methods, seeds),
-        folder,
-        resume=True,
-        progress=not quiet,
-        teacher_ready=teller.teacher,
-        report=teller.run,
+    teller = _Teller(recipe, len(methods) * len(seeds))
+    comparison = recipe.study(
+        methods, seeds, folder, progress=not quiet, teacher_ready=teller.teacher, report=teller.run
     )
     show(comparison)
     err().print(f"Written to {folder}: table.csv, table.md, table.png, curves.png, results.json, recipe.yaml")
@@ -60,30 +55,23 @@ def show(comparison: Comparison) -> None:
 
 
 def dry_run(recipe: Recipe, methods: Sequence[str]) -> None:
-    """Two steps of every method on made-up images of the right size, in a folder that goes away."""
-    from abkd.config import image_facts
-    from abkd.study import dry_run_images
-
+    """Two steps of every method on made-up data (and, of language, models), in a folder that goes away."""
     with tempfile.TemporaryDirectory(prefix="abkd-") as folder:
-        dry_run_images(
-            recipe.plan(methods, recipe.spec.seeds[:1]),
-            folder,
-            facts=image_facts(recipe.spec.data),
-            report=lambda method: plain(f"{recipe.source}: {method}: ok"),
-        )
+        recipe.dry_run(methods, folder, lambda method: plain(f"{recipe.source}: {method}: ok"))
 
 
 class _Teller:
     """Says how each run ended, on standard error."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, recipe: Recipe, total: int) -> None:
+        self._recipe = recipe
         self._total = total
         self._done = 0
 
     def teacher(self, result: RunResult) -> None:
         """The teacher's own result."""
-        accuracy = 100 * result.metrics["test"]["best"]["accuracy"]
-        self._print(f"teacher: {accuracy:.2f} % on the test split, {result.parameters['student']:,} parameters")
+        found = self._recipe.headline(result.metrics)
+        self._print(f"teacher: {found} on held-out data, {result.parameters['student']:,} parameters")
 
     def run(self, planned: Planned, outcome: Record | Failure) -> None:
         """One student's result."""
@@ -92,8 +80,7 @@ class _Teller:
         self._done += 1
         head = f"[{self._done}/{self._total}] {planned.method}, seed {planned.seed}"
         if isinstance(outcome, Record):
-            accuracy = 100 * outcome.metrics["test"]["best"]["accuracy"]
-            self._print(f"{head}: {accuracy:.2f} % ({outcome.seconds:.1f} s)")
+            self._print(f"{head}: {self._recipe.headline(outcome.metrics)} ({outcome.seconds:.1f} s)")
         else:
             self._print(f"{head}: failed: {outcome.message}")
 
@@ -115,6 +102,6 @@ def _sizes(record: Record) -> str:
     if not student or not teacher:
         return f"student: {student:,} parameters" if student else ""
     line = f"student: {student:,} parameters; teacher: {teacher:,} ({teacher / student:.1f} times as many)"
-    if record.teacher:
+    if record.teacher and "accuracy" in record.teacher:
         line += f", {100 * record.teacher['accuracy']:.2f} % on the test split"
     return line

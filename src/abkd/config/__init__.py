@@ -7,6 +7,9 @@
 from abkd.config._facts import image_facts
 from abkd.config._faults import fault_of
 from abkd.config._image import Compare, Data, Divergence, ImageRecipe, MethodSettings, Student, Teacher
+from abkd.config._image_job import ImageJob
+from abkd.config._lm import LmRecipe
+from abkd.config._lm_job import LmJob
 from abkd.config._load import load_recipe, parse_recipe
 from abkd.config._recipe import Recipe
 from abkd.config._shipped import recipes_folder, shipped_recipes
@@ -15,7 +18,10 @@ __all__ = [
     "Compare",
     "Data",
     "Divergence",
+    "ImageJob",
     "ImageRecipe",
+    "LmJob",
+    "LmRecipe",
     "MethodSettings",
     "Recipe",
     "Student",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -107,22 +108,18 @@ class Compare(Section):
 
     methods: list[str] | None = Field(default=None, min_length=1)
     seeds: list[Seed] | None = Field(default=None, min_length=1)
-    settings: dict[str, MethodSettings] = Field(default_factory=dict)
+    settings: Mapping[str, MethodSettings] = Field(default_factory=dict)
 
     @field_validator("methods", "seeds")
     @classmethod
     def _different(cls, value: list[Any] | None) -> list[Any] | None:
-        return _each_once(value)
+        return each_once(value)
 
 
-class ImageRecipe(Section):
-    """A whole image recipe, as written; `abkd.config.load_recipe` checks what one section says of another."""
+class TaskRecipe(Section):
+    """What a recipe of any task has."""
 
-    task: Literal["image"] = "image"
     description: str = ""
-    data: Data
-    teacher: Teacher | None = None
-    student: Student
     method: str = "abkd"
     divergence: Divergence | None = None
     loss: dict[str, Any] = Field(default_factory=dict)
@@ -134,10 +131,24 @@ class ImageRecipe(Section):
     @field_validator("seeds")
     @classmethod
     def _different(cls, value: list[int]) -> list[int]:
-        return _each_once(value) or []
+        return each_once(value) or []
 
 
-def _each_once(value: list[Any] | None) -> list[Any] | None:
+class ImageRecipe(TaskRecipe):
+    """A whole image recipe, as written; `abkd.config.load_recipe` checks what one section says of another."""
+
+    task: Literal["image"] = "image"
+    data: Data
+    teacher: Teacher | None = None
+    student: Student
+
+
+def each_once(value: list[Any] | None) -> list[Any] | None:
+    """The list as it is.
+
+    Raises:
+        ValueError: Something stands in it twice.
+    """
     twice = sorted({item for item in value or [] if (value or []).count(item) > 1})
     if twice:
         raise ValueError(f"expected each once, but {', '.join(map(str, twice))} stands more than once")

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
 from abkd.config._checks import check_image
+from abkd.config._checks_lm import check_lm
 from abkd.config._faults import lines, show
-from abkd.config._image import ImageRecipe
+from abkd.config._image import ImageRecipe, TaskRecipe
+from abkd.config._image_job import ImageJob
+from abkd.config._lm import LmRecipe
+from abkd.config._lm_job import LmJob
 from abkd.config._recipe import Recipe
 from abkd.config._shipped import find_recipe
 from abkd.config._yaml import apply_overrides, parse_yaml
 from abkd.errors import RecipeError, nearest
 
-# A task is a model of its sections, and what one section must say for another to be right.
-TASKS: dict[str, tuple[type[ImageRecipe], Callable[[Mapping[str, Any]], list[str]]]] = {
-    "image": (ImageRecipe, check_image),
+
+class Task(NamedTuple):
+    """What there is to know of a task.
+
+    Attributes:
+        model: its sections.
+        check: what one section must say for another to be right.
+        job: the class of a checked recipe.
+        fillers: stand in for required sections while the others are looked at.
+    """
+
+    model: type[TaskRecipe]
+    check: Callable[[Mapping[str, Any]], list[str]]
+    job: Callable[[Any, str], Recipe]
+    fillers: Mapping[str, Any]
+
+
+TASKS: dict[str, Task] = {
+    "image": Task(ImageRecipe, check_image, ImageJob, {"data": {"name": "digits"}, "student": {"model": "cnn"}}),
+    "lm": Task(LmRecipe, check_lm, LmJob, {"data": {"train": "dolly"}, "student": {"model": "student"}}),
 }
-# Stand in for required sections while the others are looked at.
-_FILLERS: dict[str, Any] = {"data": {"name": "digits"}, "student": {"model": "cnn"}}
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
@@ -65,24 +84,25 @@ def _checked(raw: dict[str, Any], source: str, faults: list[str]) -> Recipe:
     if not isinstance(task, str) or task not in TASKS:
         faults.append(f"task: no such task as {show(task)}; {nearest(str(task), TASKS)}")
         raise RecipeError(faults, source)
-    model, check = TASKS[task]
+    model, check, job, _ = TASKS[task]
     try:
         spec = model.model_validate(raw)
     except ValidationError as error:
         faults += lines(error, model)
-        faults += check(_sound_sections(raw, model, error))
+        faults += check(_sound_sections(raw, TASKS[task], error))
         raise RecipeError(faults, source) from None
     faults += check({name: getattr(spec, name) for name in model.model_fields})
     if faults:
         raise RecipeError(faults, source)
-    return Recipe(spec, source)
+    return job(spec, source)
 
 
-def _sound_sections(raw: Mapping[str, Any], model: type[ImageRecipe], error: ValidationError) -> dict[str, Any]:
+def _sound_sections(raw: Mapping[str, Any], task: Task, error: ValidationError) -> dict[str, Any]:
     """What is right in itself (defaults included), so that one fault hides no other.
 
     A faulty key is left out of its section; a section that is wrong as a whole is left out.
     """
+    model = task.model
     kept = {key: {**value} if isinstance(value, dict) else value for key, value in raw.items()}
     for fault in error.errors(include_url=False):
         section, *inner = fault["loc"]
@@ -95,7 +115,7 @@ def _sound_sections(raw: Mapping[str, Any], model: type[ImageRecipe], error: Val
     for name, field in model.model_fields.items():
         if name in kept:
             try:
-                sound[name] = getattr(model.model_validate({**_FILLERS, name: kept[name]}), name)
+                sound[name] = getattr(model.model_validate({**task.fillers, name: kept[name]}), name)
             except ValidationError:
                 continue
         elif name not in raw and not field.is_required():

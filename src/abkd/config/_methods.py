@@ -41,10 +41,10 @@ def method_problems(method: str, settings: MethodSettings, path: str, prefix: st
     if method not in method_names():
         yield f"{path}: no such method as {method!r}; {nearest(method, method_names())}"
         if settings.divergence is not None and settings.divergence.name is not None:
-            yield from _divergence_problems(settings.divergence, {}, f"{prefix}divergence")
+            yield from divergence_problems(settings.divergence, {}, f"{prefix}divergence")
         return
     for key, value in settings.loss.items():
-        yield from _value_problems(
+        yield from value_problems(
             value, lambda number, key=key: by_name(method, **{key: number}), f"{prefix}loss.{key}"
         )
     if settings.divergence is None:
@@ -53,7 +53,7 @@ def method_problems(method: str, settings: MethodSettings, path: str, prefix: st
     if own is None:
         yield f"{prefix}divergence: the method {method} takes no divergence; leave the section out"
         return
-    yield from _divergence_problems(settings.divergence, own, f"{prefix}divergence")
+    yield from divergence_problems(settings.divergence, own, f"{prefix}divergence")
 
 
 def own_divergence(method: str) -> dict[str, Any] | None:
@@ -106,7 +106,8 @@ def numbers_of(value: Any) -> list[Any]:
     return [value]
 
 
-def _divergence_problems(written: Divergence, own: Mapping[str, Any], path: str) -> Iterator[str]:
+def divergence_problems(written: Divergence, own: Mapping[str, Any], path: str) -> Iterator[str]:
+    """One line for each thing wrong with a divergence that is written for a method whose own is `own`."""
     name = written.name or own["name"]
     if name not in divergences.names():
         yield f"{path}.name: no such divergence as {name!r}; {nearest(name, divergences.names())}"
@@ -119,14 +120,14 @@ def _divergence_problems(written: Divergence, own: Mapping[str, Any], path: str)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself warns of settings that blow up
         for key, value in written.settings.items():
-            yield from _value_problems(
+            yield from value_problems(
                 value,
                 lambda number, key=key: divergences.by_name(name, **{**base, key: number}),
                 f"{path}.{key}",
             )
 
 
-def _value_problems(value: Any, use: Callable[[Any], object], path: str) -> Iterator[str]:
+def value_problems(value: Any, use: Callable[[Any], object], path: str) -> Iterator[str]:
     """What is wrong with a number, or with either end of a schedule and the schedule itself."""
     for number in numbers_of(value):
         fault = fault_of(lambda number=number: use(number), TypeError)

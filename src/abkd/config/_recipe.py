@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from abkd.config._image import ImageRecipe, MethodSettings, Teacher
-from abkd.config._methods import describe_method, full_divergence
-from abkd.config._training import check_training
+from abkd.config._image import MethodSettings
 
 if TYPE_CHECKING:
-    from abkd.image import DataChoice, ImageRun, ModelChoice
-    from abkd.study import ImagePlan
+    from abkd.engine import RunResult
+    from abkd.study import Comparison, Failure, Planned, Record
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe without faults.
+    """A recipe without faults; each task has a class of its own.
 
     Attributes:
         spec: The sections, as written and with defaults.
         source: Where it was read from, for messages.
     """
 
-    spec: ImageRecipe
+    spec: Any
     source: str = "recipe"
 
     @property
@@ -46,35 +45,53 @@ class Recipe:
     def settings_of(self, method: str) -> MethodSettings:
         """What the recipe says about a method.
 
-        The sections `divergence` and `loss` belong to the recipe's own method; `compare.settings.METHOD`
-        replaces them for that method, and other methods have their published defaults.
+        The sections `divergence` and `loss` (and those of text) belong to the recipe's own method;
+        `compare.settings.METHOD` replaces them for that method, and other methods have their published defaults.
         """
         if method in self.spec.compare.settings:
             return self.spec.compare.settings[method]
-        if method == self.spec.method:
-            return MethodSettings(divergence=self.spec.divergence, loss=self.spec.loss)
+        return self.own_settings() if method == self.spec.method else self.no_settings()
+
+    def own_settings(self) -> MethodSettings:
+        """What the recipe's own sections say."""
+        return MethodSettings(divergence=self.spec.divergence, loss=self.spec.loss)
+
+    def no_settings(self) -> MethodSettings:
+        """A method's published defaults."""
         return MethodSettings()
 
     def describe(self, method: str) -> str:
         """The method's settings in words, with the named special case of its divergence."""
-        settings = self.settings_of(method)
-        return describe_method(method, settings)
+        raise NotImplementedError
 
-    def plan(self, methods: Iterable[str], seeds: Iterable[int]) -> ImagePlan:
+    def plan(self, methods: Iterable[str], seeds: Iterable[int]) -> Any:
         """The runs of these methods with these seeds, after the teacher's own training if there is one."""
-        from abkd.study import ImagePlan
+        raise NotImplementedError
 
-        chosen = list(seeds)
-        teacher = self.spec.teacher
-        trained = teacher is not None and teacher.training is not None
-        return ImagePlan(
-            runs={method: {seed: self._run(method, seed) for seed in chosen} for method in methods},
-            teacher=self._teacher_run(teacher) if teacher is not None and trained else None,
-        )
+    def study(
+        self,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        folder: str | os.PathLike[str],
+        *,
+        progress: bool = True,
+        teacher_ready: Callable[[RunResult], None] | None = None,
+        report: Callable[[Planned, Record | Failure], None] | None = None,
+    ) -> Comparison:
+        """Make the runs of the plan in a folder that `open_folder` opened; finished ones are kept."""
+        raise NotImplementedError
+
+    def dry_run(self, methods: Sequence[str], folder: str | os.PathLike[str], report: Callable[[str], None]) -> None:
+        """Two steps of every method on made-up data."""
+        raise NotImplementedError
+
+    def headline(self, metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+        """A run's result in a few words."""
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, which `parse_recipe` reads."""
-        return self.spec.model_dump(mode="json", exclude_unset=True)
+        return {**self._task(), **self.spec.model_dump(mode="json", exclude_unset=True)}
 
     def to_yaml(self) -> str:
         """The recipe with all overrides, as YAML that `load_recipe` reads."""
@@ -82,57 +99,5 @@ class Recipe:
 
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
-    def _run(self, method: str, seed: int) -> ImageRun:
-        from abkd.image import ImageRun, ModelChoice
-
-        settings = self.settings_of(method)
-        written = settings.divergence
-        return ImageRun(
-            student=ModelChoice(self.spec.student.model, self._student_options()),
-            data=self._data(self.spec.data.train_size),
-            method=method,
-            divergence=None if written is None else full_divergence(method, written),
-            loss=settings.loss,
-            teacher=_existing(self.spec.teacher),
-            teacher_cache=self.spec.teacher is not None and self.spec.teacher.cache == "memory",
-            training=check_training(self.spec.training, "training")[0],
-            seed=seed,
-        )
-
-    def _teacher_run(self, teacher: Teacher) -> ImageRun:
-        from abkd.image import ImageRun, ModelChoice
-
-        return ImageRun(
-            student=ModelChoice(teacher.model or "", teacher.options),
-            data=self._data(None),
-            method="sft",
-            training=check_training(teacher.training or {}, "teacher.training")[0],
-            seed=teacher.seed,
-        )
-
-    def _student_options(self) -> dict[str, Any]:
-        student = self.spec.student
-        return {**({"pretrained": True} if student.pretrained else {}), **student.options}
-
-    def _data(self, train_size: float | None) -> DataChoice:
-        from abkd.image import DataChoice
-
-        section = self.spec.data
-        options = section.model_dump(exclude={"name", "options", "train_size"}, exclude_unset=True)
-        if train_size is not None:
-            options["train_size"] = train_size
-        return DataChoice(section.name, {**options, **section.options})
-
-
-def _existing(teacher: Teacher | None) -> ModelChoice | None:
-    """The teacher that is there before the study starts; None where there is none, or where it is trained."""
-    from abkd.image import ModelChoice
-
-    if teacher is None or teacher.training is not None:
-        return None
-    if teacher.path is not None:
-        return ModelChoice(teacher.path)
-    extra: dict[str, Any] = {"pretrained": True} if teacher.pretrained else {}
-    if teacher.weights is not None:
-        extra["weights"] = teacher.weights
-    return ModelChoice(teacher.model or "", {**extra, **teacher.options})
+    def _task(self) -> dict[str, str]:
+        return {}

@@ -33,11 +33,24 @@ _ELSEWHERE = {
     "do_predict": "the command",
     "local_rank": "the launcher",
 }
+_ELSEWHERE_LM = {
+    **_ELSEWHERE,
+    "pretrain_weight": "loss",
+    "student_text": "student_text",
+    "lmbda": "student_text.share",
+    "max_new_tokens": "max_new_tokens of student_text or teacher_text",
+    "seq_kd": "method: seqkd",
+    "teacher_text": "teacher_text",
+    "teacher_model_init_kwargs": "teacher",
+    "model_init_kwargs": "student",
+    "disable_tqdm": "the option --quiet",
+}
 # Names where the declared type allows any text or anything at all.
 _NAMES: dict[str, tuple[str, ...]] = {
     "select_by": ("accuracy", "top5", "nll", "ece", "agreement", "loss"),
     "lr_scheduler_type": ("auto",),
 }
+_NAMES_LM = {**_NAMES, "select_by": ("nll", "loss", "divergence", "forward_kl", "agreement")}
 # The least value that makes sense, and whether it may be reached.
 _LEAST: dict[str, tuple[float, bool]] = {
     "learning_rate": (0, False),
@@ -53,44 +66,45 @@ _LEAST: dict[str, tuple[float, bool]] = {
 }
 
 
-def check_training(training: Mapping[str, Any], path: str) -> tuple[dict[str, Any], list[str]]:
+def check_training(training: Mapping[str, Any], path: str, task: str = "image") -> tuple[dict[str, Any], list[str]]:
     """The section with its values in the declared types, and one line a fault.
 
     Args:
         training: Keys and values as written.
         path: Where the section stands in the recipe, `training` or `teacher.training`.
+        task: `image` or `lm`, whose `DistillationConfig` it is checked against.
 
     Raises:
         MissingPackageError: transformers is not installed.
     """
-    kinds = _kinds()
-    allowed = [name for name in kinds if name not in _ELSEWHERE]
+    kinds, elsewhere = _kinds(task), _ELSEWHERE_LM if task == "lm" else _ELSEWHERE
+    allowed = [name for name in kinds if name not in elsewhere]
     checked: dict[str, Any] = {}
     faults: list[str] = []
     for key, value in training.items():
-        if key in _ELSEWHERE:
-            faults.append(f"{path}.{key}: set by {_ELSEWHERE[key]}, not here")
+        if key in elsewhere:
+            faults.append(f"{path}.{key}: set by {elsewhere[key]}, not here")
         elif key not in kinds:
-            faults.append(f"{path}.{key}: no such key; {_nearest_few(key, allowed)}")
+            faults.append(f"{path}.{key}: no such key; {_nearest_few(key, allowed, task)}")
         else:
-            result, fault = _check_value(key, value, kinds[key])
+            result, fault = _check_value(key, value, kinds[key], _NAMES_LM if task == "lm" else _NAMES)
             if fault:
                 faults.append(f"{path}.{key}: {fault}")
             else:
                 checked[key] = result
-    for fault in _fit(checked, path):
+    for fault in _fit(checked, path, task):
         key = fault.partition(":")[0]
         if not any(known.startswith(f"{key}:") for known in faults):
             faults.append(fault)
     return checked, faults
 
 
-def _fit(checked: Mapping[str, Any], path: str) -> Iterator[str]:
+def _fit(checked: Mapping[str, Any], path: str, task: str) -> Iterator[str]:
     """What the arguments' own class says of each of them, and of all together."""
-    from abkd.image import DistillationConfig
+    kind = _config_class(task)
 
     def fault(settings: Mapping[str, Any]) -> str | None:
-        said = fault_of(lambda: DistillationConfig.from_settings(settings, output_dir="unused"))
+        said = fault_of(lambda: kind.from_settings(settings, output_dir="unused"))
         return said and said.removeprefix("training: ")
 
     alone = {key: said for key, value in checked.items() if key != "eval_strategy" and (said := fault({key: value}))}
@@ -101,9 +115,9 @@ def _fit(checked: Mapping[str, Any], path: str) -> Iterator[str]:
         yield f"{path}: {said}"
 
 
-def _check_value(key: str, value: Any, kind: Any) -> tuple[Any, str | None]:
+def _check_value(key: str, value: Any, kind: Any, names: Mapping[str, tuple[str, ...]]) -> tuple[Any, str | None]:
     """The value in its declared type, or what is wrong with it."""
-    choices = [*_NAMES.get(key, ()), *_choices(kind)]
+    choices = [*names.get(key, ()), *_choices(kind)]
     if choices and isinstance(value, str):
         return (value, None) if value in choices else (value, f"got {value!r}; {nearest(value, choices)}")
     if isinstance(value, bool) and bool not in _members(kind):
@@ -122,19 +136,32 @@ def _check_value(key: str, value: Any, kind: Any) -> tuple[Any, str | None]:
     return result, None
 
 
+def _config_class(task: str) -> Any:
+    """The configuration of the task's trainer."""
+    if task == "lm":
+        from abkd.lm import DistillationConfig as LmConfig
+
+        return LmConfig
+    from abkd.image import DistillationConfig
+
+    return DistillationConfig
+
+
 @cache
-def _kinds() -> dict[str, Any]:
-    """The declared type of every argument of the image trainer's DistillationConfig."""
+def _kinds(task: str) -> dict[str, Any]:
+    """The declared type of every argument of a trainer's DistillationConfig."""
     try:
         from transformers.training_args import TrainingArguments
 
-        from abkd.image import DistillationConfig
+        config = _config_class(task)
+    except MissingPackageError:
+        raise
     except ImportError as error:
-        raise MissingPackageError('training needs transformers: pip install "abkd[image]"') from error
-    hints = typing.get_type_hints(DistillationConfig)
-    # Where image defaults are declared as Any, transformers' own declaration is the stricter one.
+        raise MissingPackageError(f'training needs transformers: pip install "abkd[{task}]"') from error
+    hints = typing.get_type_hints(config)
+    # Where a task's defaults are declared as Any, transformers' own declaration is the stricter one.
     hints |= {key: kind for key, kind in typing.get_type_hints(TrainingArguments).items() if hints[key] is Any}
-    return {field.name: hints[field.name] for field in fields(DistillationConfig) if field.init}
+    return {field.name: hints[field.name] for field in fields(config) if field.init}
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
@@ -167,7 +194,7 @@ def _in_words(kind: Any) -> str:
     return " or ".join(words.get(member, str(member)) for member in _members(kind))
 
 
-def _nearest_few(key: str, allowed: list[str]) -> str:
+def _nearest_few(key: str, allowed: list[str], task: str) -> str:
     """The nearest argument by name, without the hundred others."""
     guess = nearest(key, allowed).split("Known:")[0].strip()
-    return f"{guess or 'none is near;'} see abkd.image.DistillationConfig".replace("? see", "? See")
+    return f"{guess or 'none is near;'} see abkd.{task}.DistillationConfig".replace("? see", "? See")

@@ -82,9 +82,9 @@ class Decay:
     On [-1, 0] these are polynomials; below, the clamped exponential adds the rest, and adds exactly 0 above.
     """
 
-    def __init__(self, t: Tensor) -> None:
+    def __init__(self, t: Tensor, exp: Tensor | None = None) -> None:
         self.t = t
-        self.exp = torch.exp(t)
+        self.exp = torch.exp(t) if exp is None else exp
         self._near = t.clamp(min=-1.0)
         self._rest = self.exp.clamp(max=_1_E) - _1_E
         self._series = polynomial(self._near, _BELOW[t.dtype])
@@ -134,10 +134,3 @@ def log_ratio_to_mixture(x: Tensor, weight: Coefficient) -> Tensor:
         lambda: plain,
     )
     return torch.where(very_low, x - log1p(weight * expm1(torch.where(very_low, x, 0.0))), ratio)
-
-
-def mixture(lp: Tensor, lq: Tensor, x: Tensor, weight: Coefficient) -> tuple[Tensor, Tensor, Tensor]:
-    """`log m`, `log(p / m)` and `log(q / m)` for the mixture `m = weight p + (1 - weight) q`."""
-    to_p = log_ratio_to_mixture(x, weight)
-    to_q = log_ratio_to_mixture(-x, 1 - weight)
-    return torch.where(x > 0, lp - to_p, lq - to_q), to_p, to_q

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import forward_kl_f, log_ratio_to_mixture, mixture
 from abkd.divergences._base import Divergence, checked_number
+from abkd.divergences._mixture_terms import mixture_terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +53,10 @@ class JensenShannon(Divergence):
         return True, True
 
     def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        lm, to_p, to_q = mixture(lp, lq, x, self.beta)
-        return self.beta * forward_kl_f(lp, lm, to_p) + (1 - self.beta) * forward_kl_f(lq, lm, to_q)
+        return self._terms(lp, lq, x)[0]
 
     def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return (1 - self.beta) * torch.exp(lq) * log_ratio_to_mixture(-x, 1 - self.beta)
+        return self._terms(lp, lq, x)[1]
+
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return mixture_terms(lp, lq, x, self.beta, self.beta, 1 - self.beta)

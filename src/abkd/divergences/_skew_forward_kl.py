@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import expm1, forward_kl_f, log_ratio_to_mixture, mixture
 from abkd.divergences._base import Divergence, checked_number
+from abkd.divergences._mixture_terms import mixture_terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +43,10 @@ class SkewForwardKL(Divergence):
         return True, True
 
     def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        lm, to_p, _ = mixture(lp, lq, x, self.skew)
-        return forward_kl_f(lp, lm, to_p)
+        return self._terms(lp, lq, x)[0]
 
     def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return -(1 - self.skew) * torch.exp(lq) * expm1(log_ratio_to_mixture(x, self.skew))
+        return self._terms(lp, lq, x)[1]
+
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return mixture_terms(lp, lq, x, self.skew, 1.0, 0.0)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from abkd.divergences._arithmetic import expm1, forward_kl_f, log_ratio_to_mixture, mixture
 from abkd.divergences._base import Divergence, checked_number
+from abkd.divergences._mixture_terms import mixture_terms
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +43,10 @@ class SkewReverseKL(Divergence):
         return True, True
 
     def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        lm, _, to_q = mixture(lp, lq, x, 1 - self.skew)
-        return forward_kl_f(lq, lm, to_q)
+        return self._terms(lp, lq, x)[0]
 
     def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        to_q = log_ratio_to_mixture(-x, self.skew)
-        return torch.exp(lq) * (to_q - self.skew * expm1(to_q))
+        return self._terms(lp, lq, x)[1]
+
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return mixture_terms(lp, lq, x, 1 - self.skew, 0.0, 1.0)

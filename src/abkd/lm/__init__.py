@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from abkd.lm._adapters import load_model, lora, with_adapter
     from abkd.lm._config import DistillationConfig
     from abkd.lm._methods import METHODS, Method
-    from abkd.lm._parts import LmParts, load_parts
+    from abkd.lm._parts import LmParts, load_parts, load_rows, load_sets, load_teacher, load_tokenizer, model_path
     from abkd.lm._run import lm_config, load_lm_result, run_lm
     from abkd.lm._settings import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher
     from abkd.lm._smollm2 import load_smollm2, smollm2_folder
@@ -45,9 +45,14 @@ _HOMES = {
     "load_lm_result": "_run",
     "load_model": "_adapters",
     "load_parts": "_parts",
+    "load_rows": "_parts",
+    "load_sets": "_parts",
     "load_smollm2": "_smollm2",
+    "load_teacher": "_parts",
+    "load_tokenizer": "_parts",
     "lora": "_adapters",
     "make_student": "_students",
+    "model_path": "_parts",
     "run_lm": "_run",
     "shared_vocabulary": "_vocabulary",
     "smollm2_folder": "_smollm2",
@@ -76,9 +81,14 @@ __all__ = [
     "load_lm_result",
     "load_model",
     "load_parts",
+    "load_rows",
+    "load_sets",
     "load_smollm2",
+    "load_teacher",
+    "load_tokenizer",
     "lora",
     "make_student",
+    "model_path",
     "run_lm",
     "shared_vocabulary",
     "smollm2_folder",

@@ -20,8 +20,9 @@ from abkd.losses._rows import Form, adjusted, adjusted_slope, computed_in, rows_
 from abkd.losses._sparse import SparseBlock, SparseForm, proportional_logits, sparse_rows
 from abkd.losses._targets import DenseTargets, HiddenTargets, SparseTargets, Targets
 
-_ROW_BUDGET = 1 << 20
-"""Logits in one pointwise pass."""
+_COMPILED_LOGITS = 1 << 20
+_EAGER_LOGITS = 1 << 16
+"""Logits in one pointwise pass on a CPU: eager, what stays in the cache (and in the allocator) between operations."""
 
 _SLICE = 8192
 """Classes in one product of a half-precision head gradient, before it is added up in float32."""
@@ -82,9 +83,18 @@ class Outcome(NamedTuple):
     gradients: tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def rows_at_once(classes: int) -> int:
-    """Rows in one pointwise pass: a power of two from 8 to 256."""
-    return min(256, max(8, 1 << (max(1, _ROW_BUDGET // classes).bit_length() - 1)))
+def rows_at_once(job: Job, device: torch.device) -> int:
+    """Rows in one pointwise pass: on a CPU a power of two up to 256, elsewhere the whole block."""
+    if device.type != "cpu":
+        return max(1, min(job.chunk_size, job.tokens))
+    if job.backend == "compiled":
+        return min(256, max(8, _power_of_two(_COMPILED_LOGITS // job.classes)))
+    return min(256, _power_of_two(_EAGER_LOGITS // job.classes))
+
+
+def _power_of_two(number: int) -> int:
+    """The largest one that is no larger, at least 1."""
+    return 1 << (max(1, number).bit_length() - 1)
 
 
 def walk(job: Job, student: Student, kd_weight: Tensor, ce_weight: Tensor, wants: tuple[bool, bool, bool]) -> Outcome:
@@ -175,7 +185,7 @@ class _Pointwise:
         self._job, self._dtype, self._gradient = job, dtype, gradient
         self._weight = student.weight[: job.classes]
         self._bias = None if student.bias is None else student.bias[: job.classes]
-        self._rows = rows_at_once(job.classes)
+        self._rows = rows_at_once(job, student.hidden.device)
         block = min(job.chunk_size, job.tokens)
         self._capacity = -(-block // self._rows) * self._rows if job.backend == "compiled" else block
         like = student.hidden

@@ -3,36 +3,47 @@
 `compare` runs a plan of (method, seed) pairs, keeps what is finished, goes on where it was stopped
 and gives a `Comparison`. `write_reports` leaves it as results.json, table.csv, table.md, table.png
 and curves.png.
-Nothing here knows images or language: a run is a function that returns a `Record`.
+A run is a function that returns a `Record`; `run_images` and `run_lms` make those of the two tasks.
 """
 
+from abkd.study._cache import build_cache
 from abkd.study._compare import compare, load_comparison, open_folder, plan
 from abkd.study._dry_run import Facts, dry_run_images, made_up_data
+from abkd.study._dry_run_lm import dry_run_lms
 from abkd.study._evaluate import evaluate_folder
+from abkd.study._evaluate_lm import evaluate_texts
 from abkd.study._image import ImagePlan, run_images
+from abkd.study._lm import ANSWERS, LmPlan, quiet_libraries, run_lms
 from abkd.study._plots import write_curves, write_dots
 from abkd.study._records import Column, Comparison, Failure, Planned, Record, Row, Spread
 from abkd.study._table import rich_table, to_csv, to_markdown, write_reports
 
 __all__ = [
+    "ANSWERS",
     "Column",
     "Comparison",
     "Facts",
     "Failure",
     "ImagePlan",
+    "LmPlan",
     "Planned",
     "Record",
     "Row",
     "Spread",
+    "build_cache",
     "compare",
     "dry_run_images",
+    "dry_run_lms",
     "evaluate_folder",
+    "evaluate_texts",
     "load_comparison",
     "made_up_data",
     "open_folder",
     "plan",
+    "quiet_libraries",
     "rich_table",
     "run_images",
+    "run_lms",
     "to_csv",
     "to_markdown",
     "write_curves",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abkd.storage import atomic_write_json
+from abkd.study._bar import PlanBar
 from abkd.study._compare import compare, open_folder
 from abkd.study._records import Column, Comparison, Failure, Planned, Record
 
 if TYPE_CHECKING:
-    from abkd.engine import Report
     from abkd.image import DataChoice, ImageRun, ModelChoice, RunResult
     from abkd.image.data import ImageData
     from abkd.teachers import Teacher
@@ -92,7 +92,7 @@ def run_images(
     place = open_folder(folder, plan.methods, plan.seeds, resume=resume, overwrite=overwrite)
     atomic_write_json(place / "environment.json", environment())
     shared = _Shared()
-    with _Bar(plan, place.name) if progress else nullcontext() as bar:
+    with _bar(plan, place.name) if progress else nullcontext() as bar:
         trained: ModelChoice | None = None
         if plan.teacher is not None:
             result = run_image(
@@ -120,29 +120,8 @@ def run_images(
         return compare(plan.methods, plan.seeds, run, place, columns=COLUMNS, note=NOTE, report=report)
 
 
-class _Bar(AbstractContextManager["_Bar"]):
-    """One progress bar for all runs of a plan."""
-
-    def __init__(self, plan: ImagePlan, title: str) -> None:
-        from abkd.engine import ProgressBar
-
-        self._bar = ProgressBar(title)
-        self._total = len(plan.methods) * len(plan.seeds) + (plan.teacher is not None)
-        self._begun = 0
-
-    def __enter__(self) -> _Bar:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(*error)
-
-    def next(self, label: str) -> Report:
-        """Where the next run reports to; what came before it counts as done."""
-        before = self._begun
-        self._begun += 1
-        self._bar(before / self._total, label)
-        return lambda share, text: self._bar((before + share) / self._total, f"{label}: {text}")
+def _bar(plan: ImagePlan, title: str) -> PlanBar:
+    return PlanBar(title, len(plan.methods) * len(plan.seeds) + (plan.teacher is not None))
 
 
 class _Shared:

@@ -58,7 +58,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity to show: `metrics[split][which][key]` times `scale`, with `digits` after the point."""
+    """A quantity to show: `metrics[split][which][key]` times `scale`, with `digits` after the point.
+
+    `higher_is_better` says which mean stands out in the table.
+    """
 
     title: str
     key: str
@@ -66,6 +69,7 @@ class Column:
     split: str = "test"
     scale: float = 1.0
     digits: int = 2
+    higher_is_better: bool = True
 
     def of(self, record: Record) -> float | None:
         """The value in one record; None where it was not measured."""

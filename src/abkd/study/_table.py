@@ -36,7 +36,7 @@ def rich_table(comparison: Comparison, title: str | None = None) -> Table:
     for column in comparison.columns:
         table.add_column(column.title, justify="right", no_wrap=True)
     rows = comparison.rows()
-    best = best_method(rows)
+    best = best_method(comparison)
     for row in rows:
         table.add_row(row.method, str(row.n), *_cells(comparison, row), style="bold" if row.method == best else None)
     return table
@@ -63,7 +63,7 @@ def to_markdown(comparison: Comparison) -> str:
     titles = ["method", "n", *(column.title for column in comparison.columns)]
     lines = [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
     rows = comparison.rows()
-    best = best_method(rows)
+    best = best_method(comparison)
     for row in rows:
         name = f"**{row.method}**" if row.method == best else row.method
         lines.append(_line([name, str(row.n), *_cells(comparison, row)]))
@@ -89,10 +89,13 @@ def write_reports(comparison: Comparison, folder: str | os.PathLike[str]) -> Non
         write_curves(comparison, place / "curves.png")
 
 
-def best_method(rows: list[Row]) -> str | None:
-    """The method with the highest mean in the first column; None without any value."""
-    known = [row for row in rows if row.cells and row.cells[0] is not None]
-    return max(known, key=lambda row: row.cells[0].mean if row.cells[0] else 0.0).method if known else None
+def best_method(comparison: Comparison) -> str | None:
+    """The method with the best mean in the first column; None without any value."""
+    known = {row.method: row.cells[0].mean for row in comparison.rows() if row.cells and row.cells[0] is not None}
+    if not known:
+        return None
+    best = max if comparison.columns[0].higher_is_better else min
+    return best(known, key=lambda method: known[method])
 
 
 def _cells(comparison: Comparison, row: Row) -> list[str]:

@@ -4,7 +4,7 @@
 `lm_eval --model hf --model_args pretrained=FOLDER --tasks hellaswag,arc_easy`.
 """
 
-from abkd.lm.evaluation._cache_loss import CacheLoss, cache_loss
+from abkd.lm.evaluation._cache_loss import CacheLoss, cache_loss, cache_losses
 from abkd.lm.evaluation._evaluate import SEEDS, evaluate
 from abkd.lm.evaluation._held_out import held_out
 from abkd.lm.evaluation._responses import Decoding, Response, write_responses
@@ -22,6 +22,7 @@ __all__ = [
     "SetResult",
     "bootstrap_interval",
     "cache_loss",
+    "cache_losses",
     "distinct",
     "evaluate",
     "exact_match",

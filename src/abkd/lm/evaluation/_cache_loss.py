@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from abkd.errors import InputError
 from abkd.lm._hidden import Predictions, add_head_call, call_with_head
 from abkd.lm._objective import head_loss
 from abkd.lm._teacher import found_at
-from abkd.losses import DenseTargets
+from abkd.losses import DenseTargets, Targets
+from abkd.losses._sparse import Tail
 from abkd.teachers import LmCache
 from abkd.teachers._lm_cache_rows import check_tokenised, row_columns, row_of
 
@@ -48,7 +50,7 @@ def cache_loss(
     dataset: Any,
     divergence: Divergence,
     *,
-    tail: Any = None,
+    tail: Tail | None = None,
     batch_size: int = 4,
 ) -> CacheLoss:
     """Compare a cache with its live teacher.
@@ -65,55 +67,96 @@ def cache_loss(
     Raises:
         InputError: rows or a teacher that are not the cache's, or a student with another kind of head.
     """
+    return cache_losses(cache, student, teacher, dataset, (divergence,), tail=tail, batch_size=batch_size)[0]
+
+
+def cache_losses(
+    cache: LmCache,
+    student: Any,
+    teacher: Any,
+    dataset: Any,
+    divergences: Sequence[Divergence],
+    *,
+    tail: Tail | None = None,
+    batch_size: int = 4,
+) -> list[CacheLoss]:
+    """`cache_loss` for several divergences, each model run once."""
     check_tokenised(dataset)
     cache.check_teacher(teacher)
     add_head_call(student)
     student.eval()
-    live = cached = difference = length = 0.0
-    tokens = 0
-    names = row_columns(dataset)
-    for start in range(0, len(dataset), batch_size):
-        part = dataset.select_columns(names).select(range(start, min(start + batch_size, len(dataset))))
+    sums = [_Sums() for _ in divergences]
+    rows = dataset.select_columns(row_columns(dataset))
+    for start in range(0, len(rows), batch_size):
+        part = rows.select(range(start, min(start + batch_size, len(rows))))
         batch = _batch([row_of(example) for example in part], student.device)
-        count = int((batch["labels"][:, 1:] != -100).sum())
-        if count == 0:
-            continue
-        both = _both(cache, student, teacher, batch, divergence, tail)
-        (one, grad), (other, other_grad) = both
-        live, cached, tokens = live + one, cached + other, tokens + count
-        difference += float((grad - other_grad).double().square().sum())
-        length += float(grad.double().square().sum())
-    if tokens == 0:
+        if bool((batch["labels"][:, 1:] != -100).any()):
+            _compare(sums, cache, student, teacher, batch, divergences, {} if tail is None else {"tail": tail})
+    if any(one.tokens == 0 for one in sums):
         raise InputError("no token of this data set counts (all labels are -100), so there is nothing to compare")
-    return CacheLoss(live / tokens, cached / tokens, (difference / length) ** 0.5 if length else 0.0, tokens)
+    return [one.result() for one in sums]
 
 
-def _both(
-    cache: LmCache, student: Any, teacher: Any, batch: dict[str, Tensor], divergence: Divergence, tail: Any
-) -> list[tuple[float, Tensor]]:
-    """Sum and gradient from the live teacher, and from the cache."""
+@dataclass
+class _Sums:
+    """Of one divergence, over batches."""
+
+    live: float = 0.0
+    cached: float = 0.0
+    difference: float = 0.0
+    length: float = 0.0
+    tokens: int = 0
+
+    def add(self, live: tuple[float, Tensor], cached: tuple[float, Tensor]) -> None:
+        self.live += live[0]
+        self.cached += cached[0]
+        self.difference += float((live[1] - cached[1]).double().square().sum())
+        self.length += float(live[1].double().square().sum())
+        self.tokens += len(live[1])
+
+    def result(self) -> CacheLoss:
+        error = (self.difference / self.length) ** 0.5 if self.length else 0.0
+        return CacheLoss(self.live / self.tokens, self.cached / self.tokens, error, self.tokens)
+
+
+def _compare(
+    sums: list[_Sums],
+    cache: LmCache,
+    student: Any,
+    teacher: Any,
+    batch: dict[str, Tensor],
+    divergences: Sequence[Divergence],
+    options: dict[str, Any],
+) -> None:
+    """Add what a batch gives, from the live teacher and from the cache."""
     keep = batch["labels"][:, 1:] != -100
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    place = teacher.device
     with torch.no_grad():
-        place = teacher.device
         logits = teacher(**{name: value.to(place) for name, value in inputs.items()}, use_cache=False).logits
     dense = DenseTargets(logits[:, :-1][keep.to(place), : cache.vocabulary].float().to(student.device))
     sparse = cache.targets_for(batch)
 
-    def use_head(found: Predictions) -> list[tuple[float, Tensor]]:
+    def use_head(found: Predictions) -> None:
         rows = found_at(found, keep).of_classes(cache.vocabulary).detach()
-        sums: list[tuple[float, Tensor]] = []
-        for targets, options in ((dense, {}), (sparse, {} if tail is None else {"tail": tail})):
-            states = rows.states.clone().requires_grad_(True)
-            at = replace(rows, states=states)
-            with torch.enable_grad():
-                value = head_loss(at, targets, divergence, reduction="sum", temperature=cache.temperature, **options)
-                (gradient,) = torch.autograd.grad(value, states)
-            sums.append((float(value.detach()), gradient))
-        return sums
+        for one, divergence in zip(sums, divergences, strict=True):
+            live = _value_and_gradient(rows, dense, divergence, cache.temperature, {})
+            one.add(live, _value_and_gradient(rows, sparse, divergence, cache.temperature, options))
 
     with torch.no_grad():
-        return call_with_head(student, inputs, use_head)
+        call_with_head(student, inputs, use_head)
+
+
+def _value_and_gradient(
+    rows: Predictions, targets: Targets, divergence: Divergence, temperature: float, options: dict[str, Any]
+) -> tuple[float, Tensor]:
+    """The sum over rows, and its gradient in the hidden states (N, H)."""
+    states = rows.states.clone().requires_grad_(True)
+    with torch.enable_grad():
+        at = replace(rows, states=states)
+        value = head_loss(at, targets, divergence, reduction="sum", temperature=temperature, **options)
+        (gradient,) = torch.autograd.grad(value, states)
+    return float(value.detach()), gradient
 
 
 def _batch(rows: list[Any], device: torch.device) -> dict[str, Tensor]:

@@ -1,0 +1,64 @@
+"""`abkd cache`: a teacher's answers on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from abkd.cli._console import plain
+from abkd.cli._options import Output, Overrides, RecipePath
+from abkd.errors import InputError
+
+EXAMPLES = (
+    "abkd cache recipe.yaml",
+    "abkd cache recipe.yaml --output runs/cache/mine --top-k 50 --bits 16",
+)
+
+
+def cache(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    output: Output = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", metavar="K", help="At most so many entries a token.", show_default=False)
+    ] = None,
+    tail_mass: Annotated[
+        float | None,
+        typer.Option("--tail-mass", metavar="P", help="The fewest entries that leave less than this mass."),
+    ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option("--min-probability", metavar="P", help="Only entries of at least this; with none given, 0.0015."),
+    ] = None,
+    bits: Annotated[int, typer.Option("--bits", metavar="8|16", help="Of each log-probability.")] = 8,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows the teacher reads at once.")] = 8,
+) -> None:
+    """Keep a language teacher's answers to the training rows.
+
+    Training from them does not load the teacher: abkd train RECIPE teacher.cache=FOLDER. Interrupted, the same
+    command goes on. The folder is one that datasets.load_from_disk reads: the rows, and the teacher's columns.
+    """
+    from abkd.config import LmJob, load_recipe
+    from abkd.study import build_cache
+
+    loaded = load_recipe(recipe, [*(overrides or ()), "teacher.cache=null"])
+    if not isinstance(loaded, LmJob):
+        raise InputError("abkd cache is for language recipes; an image recipe has teacher.cache: memory")
+    folder = output if output is not None else Path("runs/cache") / Path(loaded.source).stem
+    made = build_cache(
+        loaded.run(loaded.spec.method, loaded.spec.seeds[0]),
+        folder,
+        top_k=top_k,
+        tail_mass=tail_mass,
+        min_probability=min_probability,
+        bits=bits,
+        batch_size=batch_size,
+    )
+    told = made.summary
+    plain(
+        f"{folder}: {told['rows']:,} rows, {told['tokens']:,} tokens, {told['bytes_per_token']:.1f} bytes a token, "
+        f"{told['entries_per_token']:.1f} entries a token, mean mass outside them {told['tail_mass']:.4f}"
+    )
+    plain(f"Train from it with: abkd train {loaded.source} teacher.cache={folder}")

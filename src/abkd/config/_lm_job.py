@@ -1,0 +1,157 @@
+"""Language recipes: the runs that one stands for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from abkd.config._image import Divergence, MethodSettings
+from abkd.config._lm import LmMethodSettings, LmRecipe, LmTeacher
+from abkd.config._recipe import Recipe
+from abkd.config._training import check_training
+
+if TYPE_CHECKING:
+    from abkd.engine import RunResult
+    from abkd.lm import LmData, LmRun
+    from abkd.study import Comparison, Failure, LmPlan, Planned, Record
+
+_SHOWN = (("forward_kl", "KL"), ("nll", "NLL"), ("rouge_l", "ROUGE-L"))
+
+
+@dataclass(frozen=True)
+class LmJob(Recipe):
+    """A checked language recipe."""
+
+    spec: LmRecipe
+
+    def own_settings(self) -> MethodSettings:
+        """What the recipe's own sections say."""
+        spec = self.spec
+        return LmMethodSettings(
+            divergence=spec.divergence, loss=spec.loss, student_text=spec.student_text, teacher_text=spec.teacher_text
+        )
+
+    def no_settings(self) -> MethodSettings:
+        """A method's published defaults."""
+        return LmMethodSettings()
+
+    def describe(self, method: str) -> str:
+        """The method's settings in words, with the named special case of its divergence."""
+        from abkd.lm import lm_config
+
+        config = lm_config(self.run(method, self.spec.seeds[0]), "unused")
+        return f"{config.objective().describe()}, on {config.text()}"
+
+    def plan(self, methods: Iterable[str], seeds: Iterable[int]) -> LmPlan:
+        """The runs of these methods with these seeds, after the teacher's own training if there is one."""
+        from abkd.study import LmPlan
+
+        chosen, teacher = list(seeds), self.spec.teacher
+        trained = teacher is not None and teacher.training is not None
+        return LmPlan(
+            runs={method: {seed: self.run(method, seed) for seed in chosen} for method in methods},
+            teacher=self._teacher_run(teacher) if teacher is not None and trained else None,
+        )
+
+    def study(
+        self,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        folder: str | os.PathLike[str],
+        *,
+        progress: bool = True,
+        teacher_ready: Callable[[RunResult], None] | None = None,
+        report: Callable[[Planned, Record | Failure], None] | None = None,
+    ) -> Comparison:
+        """Make the runs of the plan in a folder that `open_folder` opened; finished ones are kept."""
+        from abkd.study import run_lms
+
+        return run_lms(
+            self.plan(methods, seeds),
+            folder,
+            resume=True,
+            progress=progress,
+            teacher_ready=teacher_ready,
+            report=report,
+        )
+
+    def dry_run(self, methods: Sequence[str], folder: str | os.PathLike[str], report: Callable[[str], None]) -> None:
+        """Two steps of every method on tiny random models."""
+        from abkd.study import dry_run_lms
+
+        dry_run_lms(self.plan(methods, self.spec.seeds[:1]), folder, report=report)
+
+    def headline(self, metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+        """Held-out KL and NLL in nats, and ROUGE-L, where they were measured."""
+        found = {**metrics.get("validation", {}).get("best", {}), **metrics.get("test", {}).get("best", {})}
+        return ", ".join(f"{title} {found[key]:.3f}" for key, title in _SHOWN if key in found)
+
+    def run(self, method: str, seed: int) -> LmRun:
+        """One run."""
+        from abkd.lm import LmEvaluation, LmRun, LmStudent, LmTeacher
+
+        spec, settings = self.spec, self.settings_of(method)
+        text = settings if isinstance(settings, LmMethodSettings) else LmMethodSettings()
+        student = spec.student.model_dump(exclude={"lora", "layers"})
+        layers = spec.student.layers
+        teacher = spec.teacher
+        existing = None
+        if teacher is not None and teacher.training is None:
+            existing = LmTeacher(teacher.model, teacher.adapter, teacher.dtype, teacher.cache)
+        elif teacher is not None:
+            existing = LmTeacher(teacher.model, None, teacher.dtype)
+        evaluation = spec.evaluation.model_dump(exclude={"sets", "seeds"})
+        return LmRun(
+            student=LmStudent(
+                **student,
+                layers=tuple(layers) if isinstance(layers, list) else layers,
+                lora=None if spec.student.lora is None else spec.student.lora.model_dump(),
+            ),
+            data=self._data(),
+            method=method,
+            divergence=None if settings.divergence is None else written_divergence(method, settings.divergence),
+            loss=settings.loss,
+            student_text=text.student_text,
+            teacher_text=text.teacher_text,
+            teacher=existing,
+            evaluation=LmEvaluation(sets=tuple(spec.evaluation.sets), seeds=tuple(spec.evaluation.seeds), **evaluation),
+            training=check_training({**spec.training, **text.training}, "training", "lm")[0],
+            seed=seed,
+        )
+
+    def _teacher_run(self, teacher: LmTeacher) -> LmRun:
+        from abkd.lm import LmEvaluation, LmRun, LmStudent
+
+        dtype = "float32" if teacher.dtype == "auto" else teacher.dtype
+        return LmRun(
+            student=LmStudent(
+                model=teacher.model,
+                dtype=dtype,
+                lora=None if teacher.lora is None else teacher.lora.model_dump(),
+            ),
+            data=self._data(),
+            method="sft",
+            evaluation=LmEvaluation(samples=0),
+            training=check_training(teacher.training or {}, "teacher.training", "lm")[0],
+            seed=teacher.seed,
+        )
+
+    def _data(self) -> LmData:
+        from abkd.lm import LmData
+
+        return LmData(**self.spec.data.model_dump())
+
+    def _task(self) -> dict[str, Any]:
+        return {"task": "lm"}
+
+
+def written_divergence(method: str, written: Divergence) -> dict[str, Any]:
+    """What is written, with the method's own divergence where nothing is."""
+    from abkd.lm import METHODS
+
+    own = dict(METHODS[method].divergence or {})
+    name = written.name or own.get("name")
+    base = own if name == own.get("name") else {"name": name}
+    return {**base, **written.settings}

@@ -1,0 +1,104 @@
+"""Measuring saved language students again: on the rows of their run, or on test sets of one's choice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from abkd.errors import InputError
+from abkd.study._lm import ANSWERS, quiet_libraries
+
+_WEIGHTS = "best"
+
+
+def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str) -> dict[str, float]:
+    """KL and NLL of a run's saved model on its own held-out test rows; on its validation rows without any.
+
+    Args:
+        settings: of the run, as in its run.json.
+        run: its folder.
+        which: `best` or `last`.
+
+    Raises:
+        InputError: neither kind of rows, or a teacher, rows or answers that are no longer there.
+    """
+    from abkd.lm import LmRun, lm_config, load_model, load_parts
+    from abkd.lm.data import tokenise
+    from abkd.lm.evaluation import held_out
+
+    quiet_libraries()
+    wanted = LmRun.from_dict(settings)
+    places = [run / ANSWERS, *(parent / ANSWERS for parent in run.parents[:3])]
+    answers = next((place for place in places if place.is_dir()), None)
+    if wanted.data.answers is not None and answers is None:
+        raise InputError(f"{run}: the teacher's answers (a folder {ANSWERS}/) are no longer beside the run")
+    wanted = replace(wanted, evaluation=replace(wanted.evaluation, sets=()))
+    parts = load_parts(wanted, answers or run / ANSWERS, progress=False)
+    rows = parts.test if parts.test is not None else parts.validation
+    if rows is None:
+        raise InputError(f"{run}: the run held no rows out; name test sets with --set")
+    model = load_model(run / which)
+    length = lm_config(wanted, "unused").max_length
+    tokenised = tokenise(rows, parts.tokenizer, max_length=length)
+    return held_out(model, tokenised, parts.tokenizer, teacher=parts.teacher)
+
+
+def evaluate_texts(
+    target: str,
+    sets: Mapping[str, Any] | tuple[str, ...],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    which: str = _WEIGHTS,
+    template: str = "alpaca",
+    root: str | None = None,
+    size: int | None = None,
+    seeds: tuple[int, ...] | None = None,
+    max_new_tokens: int = 256,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Any:
+    """The published instruction protocol on a saved model: an `abkd.lm.EvaluationResult`.
+
+    Args:
+        target: a run folder, a model folder, or a model's name.
+        sets: names or paths for `abkd.lm.data.load_instructions`, or loaded data sets by name.
+        output: where the texts and results go; None keeps none.
+        which: of a run folder, `best` or `last`.
+        template: "alpaca", "chat" or "plain".
+        root: the folder of MiniLLM's data.
+        size: only the first so many rows of each set.
+        seeds: of the sampling; the published five if None.
+        max_new_tokens: of a response.
+        batch_size: prompts at a time.
+        progress: show bars.
+
+    Raises:
+        InputError: no model there, or a set that cannot be read.
+    """
+    from abkd.lm import LmData, LmEvaluation, LmRun, LmStudent, load_model, load_sets, load_tokenizer, model_path
+    from abkd.lm.evaluation import SEEDS, Decoding, evaluate
+
+    quiet_libraries()
+    place = Path(target)
+    name = str(place / which) if (place / which / "config.json").is_file() else model_path(target)
+    tokenizer = load_tokenizer(name)
+    if not isinstance(sets, Mapping):
+        named = LmRun(
+            LmStudent(name),
+            LmData("unused", template=template, root=root),
+            evaluation=LmEvaluation(sets=tuple(sets), size=size),
+        )
+        sets = load_sets(named, tokenizer)
+    return evaluate(
+        load_model(name),
+        tokenizer,
+        sets,
+        seeds=seeds or SEEDS,
+        decoding=Decoding(max_new_tokens=max_new_tokens),
+        batch_size=batch_size,
+        folder=output,
+        progress=progress,
+    )

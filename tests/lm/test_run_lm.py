@@ -1,0 +1,213 @@
+"""Whole language runs: from names to a measured student in a folder, interrupted, cached, with adapters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lm_toys
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from abkd.errors import InputError, RunExistsError
+from abkd.lm import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher, load_lm_result, load_model, load_parts, run_lm
+from abkd.lm.data import tokenise
+from abkd.lm.evaluation import held_out
+from abkd.study import LmPlan, build_cache, evaluate_folder, quiet_libraries, run_lms
+
+TRAINING = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 3e-3,
+    "max_length": 96,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    quiet_libraries()
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in lm_toys.instruction_rows(28)))
+    return file
+
+
+@pytest.fixture
+def settings(rows_file: Path, teacher_folder: Path) -> LmRun:
+    return LmRun(
+        student=LmStudent(layers=1),
+        data=LmData(str(rows_file), validation=6, test=6, template="plain"),
+        method="kd",
+        teacher=LmTeacher(str(teacher_folder)),
+        evaluation=LmEvaluation(
+            sets=(str(rows_file),), seeds=(1, 2), max_new_tokens=4, size=3, samples=2, sample_tokens=4
+        ),
+        training=TRAINING,
+        seed=5,
+    )
+
+
+def test_a_run_leaves_what_it_says(settings: LmRun, tmp_path: Path) -> None:
+    result = run_lm(settings, tmp_path / "run", progress=False)
+    test = result.metrics["test"]
+    assert set(test) == {"start", "best", "last"}
+    assert test["best"]["forward_kl"] < test["start"]["forward_kl"]
+    assert 0 <= test["best"]["rouge_l"] <= 100
+    assert "rouge_l" not in test["start"]
+    assert set(result.metrics["validation"]) == {"best", "last"}
+    assert result.teacher == {"nll": test["best"]["teacher_nll"]}
+    teacher, student = result.parameters["teacher"], result.parameters["student"]
+    assert teacher is not None
+    assert student is not None
+    assert student < teacher
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "best",
+        "environment.json",
+        "evaluation",
+        "last",
+        "metrics.jsonl",
+        "result.json",
+        "run.json",
+        "samples.json",
+    }
+    samples = json.loads((tmp_path / "run/samples.json").read_text())
+    assert [set(sample) for sample in samples] == [{"prompt", "response", "before", "after"}] * 2
+    assert load_lm_result(tmp_path / "run") == result
+    assert run_lm(settings, tmp_path / "run", resume=True) == result
+    with pytest.raises(RunExistsError):
+        run_lm(settings, tmp_path / "run")
+    with pytest.raises(InputError, match=r"training\.learning_rate"):
+        run_lm(replace(settings, training={**TRAINING, "learning_rate": 1.0}), tmp_path / "run", resume=True)
+
+
+def test_the_saved_models_measure_the_same(settings: LmRun, tmp_path: Path) -> None:
+    worse = {**TRAINING, "num_train_epochs": 3, "learning_rate": 0.3, "lr_scheduler_type": "constant"}
+    run = replace(settings, training=worse, method="sft", evaluation=LmEvaluation(samples=0))
+    result = run_lm(run, tmp_path / "run", progress=False)
+    parts = load_parts(run, tmp_path / "unused", progress=False)
+    rows = tokenise(parts.test, parts.tokenizer, max_length=96)
+    for which in ("best", "last"):
+        model = load_model(tmp_path / "run" / which)
+        found = held_out(model, rows, parts.tokenizer, teacher=parts.teacher)
+        assert found["nll"] == pytest.approx(result.metrics["test"][which]["nll"], rel=1e-5)
+    assert result.metrics["validation"]["best"]["nll"] <= result.metrics["validation"]["last"]["nll"]
+    again = evaluate_folder(tmp_path / "run")["run"]
+    assert again["forward_kl"] == pytest.approx(result.metrics["test"]["best"]["forward_kl"], rel=1e-4)
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(settings: LmRun, tmp_path: Path) -> None:
+    run = replace(settings, evaluation=LmEvaluation(samples=0), training={**TRAINING, "save_steps": 3})
+    run = replace(run, training={**run.training, "save_strategy": "steps"})
+    whole = run_lm(run, tmp_path / "whole", progress=False)
+
+    def stop(share: float, text: str) -> None:
+        if share > 0.6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_lm(run, tmp_path / "parts", progress=stop)
+    assert load_lm_result(tmp_path / "parts") is None
+    resumed = run_lm(run, tmp_path / "parts", resume=True, progress=False)
+    assert resumed.metrics == whole.metrics
+    first, second = (load_file(tmp_path / name / "best/model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_answers_are_written_once_for_all_runs(settings: LmRun, tmp_path: Path) -> None:
+    data = replace(settings.data, answers={"max_new_tokens": 6})
+    runs = {
+        method: {1: replace(settings, method=method, data=data, evaluation=LmEvaluation(samples=1, sample_tokens=2))}
+        for method in ("sft", "kd")
+    }
+    comparison = run_lms(LmPlan(runs), tmp_path / "study", progress=False)
+    assert [record.method for record in comparison.records] == ["sft", "kd"]
+    assert [column.title for column in comparison.columns][:2] == ["KL", "KL at start"]
+    starts = [record.metrics["test"]["start"]["forward_kl"] for record in comparison.records]
+    assert starts[0] == starts[1]
+    written = list((tmp_path / "study/answers").glob("part-*.json"))
+    assert written
+    assert not (tmp_path / "study/runs/kd/seed-1/answers").exists()
+    again = evaluate_folder(tmp_path / "study")
+    assert again["runs/kd/seed-1"]["nll"] == pytest.approx(comparison.records[1].metrics["test"]["best"]["nll"])
+    assert {"table.md", "table.png", "curves.png"} <= {path.name for path in (tmp_path / "study").iterdir()}
+
+
+def test_training_from_a_cache_loads_no_teacher(
+    settings: LmRun, tmp_path: Path, student_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = replace(settings, student=LmStudent(str(student_folder)), evaluation=LmEvaluation(samples=0))
+    live = run_lm(run, tmp_path / "live", progress=False)
+    cache = build_cache(run, tmp_path / "cache", top_k=320, bits=16, progress=False)
+    assert len(cache) == 22
+    cached = replace(run, teacher=LmTeacher(cache=str(tmp_path / "cache")))
+    monkeypatch.setattr("abkd.lm._parts.load_teacher", lambda _: pytest.fail("the teacher was loaded"))
+    result = run_lm(cached, tmp_path / "cached", progress=False)
+    assert result.metrics["test"]["best"]["nll"] == pytest.approx(live.metrics["test"]["best"]["nll"], abs=2e-3)
+    assert "forward_kl" not in result.metrics["test"]["best"]
+    assert "divergence" in result.metrics["validation"]["best"]
+    assert [column.title for column in LmPlan({"kd": {5: cached}}).columns()] == ["NLL", "NLL at start"]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
+def test_an_adapter_is_saved_merged(settings: LmRun, tmp_path: Path) -> None:
+    lora = {"r": 2, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
+    run = replace(settings, student=LmStudent(layers=1, lora=lora), evaluation=LmEvaluation(samples=0))
+    result = run_lm(run, tmp_path / "run", progress=False)
+    model = load_model(tmp_path / "run/best")
+    assert not hasattr(model, "peft_config")
+    parts = load_parts(run, tmp_path / "unused", progress=False)
+    rows = tokenise(parts.test, parts.tokenizer, max_length=96)
+    found = held_out(model, rows, parts.tokenizer)["nll"]
+    assert found == pytest.approx(result.metrics["test"]["best"]["nll"], rel=1e-4)
+    assert found != pytest.approx(result.metrics["test"]["start"]["nll"], rel=1e-4)
+
+
+def test_a_run_without_held_out_rows(settings: LmRun, tmp_path: Path) -> None:
+    data = replace(settings.data, validation=None, test=None)
+    bare = replace(settings, data=data, evaluation=LmEvaluation())
+    result = run_lm(bare, tmp_path / "run", progress=False)
+    assert result.metrics == {}
+    with pytest.raises(InputError, match="nothing would be measured"):
+        run_lms(LmPlan({"kd": {1: bare}}), tmp_path / "study", progress=False)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"data": {"test": 100}}, "none is left"),
+    ({"data": {"train": "everyday-tasks"}}, "without responses"),
+    ({"data": {"answers": {"max_new_token": 3}}}, "max_new_token"),
+    ({"data": {"pretrain": "nothing.csv"}}, "no plain text"),
+    ({"student": {"layers": None}}, "give a model, or layers"),
+    ({"student": {"layers": 3}}, "expected 1 to 2"),
+    ({"teacher": {"cache": "nowhere"}}, "nowhere"),
+    ({"teacher": {"adapter": "nowhere"}}, "no adapter"),
+    ({"student": {"model": "./nowhere", "layers": None}}, "no tokenizer"),
+    ({"loss": {"clip": 1}}, "has no setting"),
+    ({"training": {"learning_rte": 1}}, "learning_rte"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), BAD, ids=lambda item: str(item)[:40])
+def test_bad_settings_are_named(settings: LmRun, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    for name, value in change.items():
+        before = getattr(settings, name)
+        now = {**before, **value} if isinstance(before, dict) else replace(before, **value)
+        settings = replace(settings, **{name: now})
+    with pytest.raises(InputError, match=said):
+        run_lm(settings, tmp_path / "run", progress=False)
+
+
+def test_settings_are_plain_data(settings: LmRun) -> None:
+    assert LmRun.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    with pytest.raises(InputError, match="did you mean 'method'"):
+        LmRun.from_dict({**settings.to_dict(), "methd": "kd"})
+    with pytest.raises(InputError, match="'data' is missing"):
+        LmRun.from_dict({"student": {}})
