@@ -37,12 +37,12 @@ from abkd.teachers import LmCache
 
 RULES: dict[str, dict[str, Any]] = {
     "top-50": {"top_k": 50},
-    "top-50, 16 bits": {"top_k": 50, "bits": 16},
+    "top-50, 6 bits": {"top_k": 50, "bits": 6},
     "tail mass < 0.05, at most 100": {"tail_mass": 0.05, "top_k": 100},
-    "p > 0.003": {"min_probability": 0.003},
-    "p > 0.0015 (default)": {},
-    "p > 0.001": {"min_probability": 0.001},
-    "p > 0.001, 16 bits": {"min_probability": 0.001, "bits": 16},
+    "p > 0.0015": {"min_probability": 0.0015},
+    "p > 0.003, at least 40": {"min_probability": 0.003, "min_entries": 40},
+    "p > 0.0015, at least 32 (default)": {},
+    "the default, 7 bits": {"bits": 7},
 }
 DIVERGENCES: tuple[Divergence, ...] = (ForwardKL(), AlphaBeta(0.5, 0.5), AlphaBeta(0.2, 0.7), ReverseKL())
 

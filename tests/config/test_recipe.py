@@ -196,3 +196,20 @@ def test_student_and_teacher_get_their_own_data(sound: dict[str, Any]) -> None:
     assert "train_size" not in plan.teacher.data.options
     assert plan.runs["kd"][1].data.options["train_size"] == 100
     assert plan.runs["kd"][1].data.options["validation"] == plan.teacher.data.options["validation"]
+
+
+def test_another_method_on_the_command_line_leaves_the_old_one_s_settings(
+    sound: dict[str, Any], tmp_path: Path
+) -> None:
+    sound["compare"] = {"methods": ["kd"], "settings": {"dkd": {"loss": {"other_weight": 4.0, "ce_weight": 0.5}}}}
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(sound))
+    kd = load_recipe(file, ["method=kd"]).plan(["kd"], [1]).runs["kd"][1]
+    assert (kd.divergence, kd.loss) == (None, {})
+    recipe = load_recipe(file, ["loss.other_weight=2.0", "method=dkd"])
+    assert recipe.plan(["dkd"], [1]).runs["dkd"][1].loss == {"other_weight": 2.0, "ce_weight": 0.5}
+    assert recipe.spec.divergence is None
+    same = load_recipe(file, ["method=abkd"]).plan(["abkd"], [1]).runs["abkd"][1]
+    assert same.loss == {"kd_weight": 2.0}
+    with pytest.raises(RecipeError, match=r"(?m)^.*: loss\.othr_weight: .*'other_weight'"):
+        load_recipe(file, ["method=dkd", "loss.othr_weight=2.0"])

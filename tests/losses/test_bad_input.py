@@ -103,3 +103,36 @@ def test_labels_of_the_module(labels: Any, says: str) -> None:
 def test_settings_of_the_module(settings: dict[str, Any]) -> None:
     with pytest.raises(abkd.InputError):
         abkd.ABKDLoss(**({"alpha": 0.5, "beta": 0.5} | settings))
+
+
+@pytest.mark.parametrize(
+    "count",
+    [torch.tensor(0), torch.tensor(math.nan), torch.tensor([4, 4]), torch.tensor(math.inf), math.inf, -1],
+    ids=str,
+)
+def test_counts_that_are_none(count: Any) -> None:
+    with pytest.raises(abkd.InputError, match="num_items_in_batch"):
+        abkd.divergence_loss(S, T, abkd.ForwardKL(), num_items_in_batch=count)
+
+
+def test_numbers_that_no_float_holds() -> None:
+    huge = 10**400
+    for make in (
+        lambda: abkd.AlphaBeta(huge, 1),
+        lambda: huge * abkd.ForwardKL(),
+        lambda: abkd.divergence_loss(S, T, abkd.ForwardKL(), temperature=huge),
+        lambda: abkd.ABKDLoss(0.5, 0.5, kd_weight=huge),
+        lambda: abkd.WeightedSum(((1.0, "forward_kl"),)),  # type: ignore[arg-type]
+        lambda: abkd.divergences.by_name(None),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(abkd.InputError):
+            make()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int8], ids=str)
+def test_labels_of_any_integer_kind(dtype: torch.dtype) -> None:
+    student, teacher = torch.randn(2, 6, 5)
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    loss = abkd.ABKDLoss(0.5, 0.5)
+    assert loss(student, teacher, labels.to(dtype)) == loss(student, teacher, labels)
+    assert loss(student[0], teacher[0], labels[0]) == loss(student[:1], teacher[:1], labels[:1])

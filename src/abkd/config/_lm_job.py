@@ -42,7 +42,10 @@ class LmJob(Recipe):
         from abkd.lm import lm_config
 
         config = lm_config(self.run(method, self.spec.seeds[0]), "unused")
-        return f"{config.objective().describe()}, on {config.text()}"
+        text = config.text()
+        if self.spec.data.answers is not None:
+            text = text.replace("the data set's text", "the teacher's answers")
+        return f"{config.objective().describe()}, on {text}"
 
     def plan(self, methods: Iterable[str], seeds: Iterable[int]) -> LmPlan:
         """The runs of these methods with these seeds, after the teacher's own training if there is one."""

@@ -43,13 +43,18 @@ TASKS: dict[str, Task] = {
 }
 
 
+# The sections that belong to the recipe's own method.
+OF_METHOD = ("divergence", "loss", "student_text", "teacher_text")
+
+
 def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Recipe:
     """Read and check a recipe; nothing is loaded, built or downloaded.
 
     Args:
         path: A YAML file, or the name of a recipe that comes with abkd (`quickstart/image`). Paths inside a
             recipe are taken from the current folder.
-        overrides: Words `dotted.path=value`, applied in order; values are YAML.
+        overrides: Words `dotted.path=value`, applied in order; values are YAML. One that changes `method` drops
+            the file's `divergence` and `loss` (and those of text), which belong to the old method.
 
     Raises:
         RecipeError: Everything that is wrong with it, one line each.
@@ -66,7 +71,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
         raise RecipeError(error.problems, str(path)) from error
     if not isinstance(value, dict):
         raise RecipeError([f"expected a mapping of sections such as data, student, got {show(value)}"], str(path))
-    raw, more = apply_overrides(cast("dict[str, Any]", value), overrides)
+    raw, more = _overridden(cast("dict[str, Any]", value), list(overrides))
     return _checked(raw, str(path), [*faults, *more])
 
 
@@ -77,6 +82,28 @@ def parse_recipe(value: Mapping[str, Any], source: str = "recipe") -> Recipe:
         RecipeError: Everything that is wrong with it, one line each.
     """
     return _checked(dict(value), source, [])
+
+
+def _overridden(recipe: dict[str, Any], overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The recipe with overrides, and what is wrong with them.
+
+    Another `method` leaves the file's sections of the old method behind; what is overridden of a method's sections
+    counts wherever the recipe sets that method, `compare.settings` included.
+    """
+    old = recipe.get("method", TaskRecipe.model_fields["method"].default)
+    method = apply_overrides({"method": old}, [word for word in overrides if word.startswith("method=")])[0]["method"]
+    if method != old:
+        recipe = {key: value for key, value in recipe.items() if key not in OF_METHOD}
+    raw, faults = apply_overrides(recipe, overrides)
+    compare = raw.get("compare")
+    settings: Any = cast("dict[str, Any]", compare).get("settings") if isinstance(compare, dict) else None
+    if faults or not isinstance(settings, dict) or not isinstance(method, str) or method not in settings:
+        return raw, faults
+    own = cast("dict[str, Any]", settings)[method]
+    trains = isinstance(own, dict) and "training" in own
+    heads = (*OF_METHOD, "training") if trains else OF_METHOD
+    again = [word for word in overrides if word.partition("=")[0].split(".")[0] in heads]
+    return apply_overrides(raw, [f"compare.settings.{method}.{word}" for word in again])
 
 
 def _checked(raw: dict[str, Any], source: str, faults: list[str]) -> Recipe:

@@ -115,7 +115,7 @@ class Divergence(ABC):
 
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             return NotImplemented
-        return WeightedSum.of((float(weight), self))
+        return WeightedSum.of((weight, self))
 
     __rmul__ = __mul__
 
@@ -199,7 +199,7 @@ def checked_setting(owner: object, field: str, value: Any) -> Coefficient:
         raise InputError(f"{where}: expected a number or a tensor, got {value!r}")
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: expected a number or a tensor, got {value!r}") from error
     if not math.isfinite(number):
         raise InputError(f"{where}: expected a finite number, got {number}")

@@ -63,8 +63,8 @@ def by_name(name: str, **settings: Any) -> Divergence:
         InputError: a name or a setting that is not known (the nearest one is named), a setting that is missing,
             or a value out of range.
     """
-    if name not in _BY_KEY:
-        raise InputError(f"unknown divergence {name!r}: {nearest(name, _BY_KEY)}")
+    if not isinstance(name, str) or name not in _BY_KEY:
+        raise InputError(f"unknown divergence {name!r}: {nearest(str(name), _BY_KEY)}")
     member = _BY_KEY[name]
     fields = dataclasses.fields(member)  # type: ignore[arg-type]
     for setting in settings:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -33,9 +33,7 @@ class WeightedSum(Divergence):
     def __post_init__(self) -> None:
         if not self.terms:
             raise InputError("WeightedSum.terms: expected at least one pair (weight, divergence), got none")
-        for weight, divergence in self.terms:
-            if not (math.isfinite(weight) and weight >= 0):
-                raise InputError(f"WeightedSum: expected a finite weight >= 0 for {divergence.name}, got {weight}")
+        object.__setattr__(self, "terms", tuple(_checked_term(*term) for term in self.terms))
 
     @staticmethod
     def of(*terms: tuple[float, Divergence]) -> WeightedSum:
@@ -74,6 +72,14 @@ class WeightedSum(Divergence):
             _total([weight * value for weight, value in zip(weights, values, strict=True)]),
             _total([weight * u for weight, u in zip(weights, derivatives, strict=True)]),
         )
+
+
+def _checked_term(weight: Any, divergence: Any) -> tuple[float, Divergence]:
+    if not isinstance(divergence, Divergence):
+        raise InputError(f"WeightedSum: expected pairs of a weight and a divergence, got {divergence!r}")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= sys.float_info.max:
+        raise InputError(f"WeightedSum: expected a finite weight >= 0 for {divergence.name}, got {weight!r}")
+    return float(weight), divergence
 
 
 def _total(parts: list[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 import torch
@@ -26,16 +26,22 @@ def check_divergence(divergence: Any) -> None:
     )
 
 
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # also of whole numbers that no float holds
+
+
 def check_positive(name: str, value: Any) -> float:
     """A finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if not _is_finite(value) or value <= 0:
         raise InputError(f"{name}: expected a finite number above 0, got {value!r}")
     return float(value)
 
 
 def check_weight(name: str, value: Any) -> float:
     """A finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if not _is_finite(value) or value < 0:
         raise InputError(f"{name}: expected a finite number of at least 0, got {value!r}")
     return float(value)
 
@@ -44,7 +50,7 @@ def check_log_floor(value: Any) -> None:
     """None, or a finite log-probability below 0."""
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value >= 0:
+    if not _is_finite(value) or value >= 0:
         raise InputError(f"log_floor: expected a finite log-probability below 0, such as -30.0, got {value!r}")
 
 

@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from abkd.divergences import Divergence
 from abkd.errors import InfiniteDivergenceError, InputError
 from abkd.losses import _checks
+from abkd.losses._attach import once
 from abkd.losses._checks import describe_token
 from abkd.losses._pair import floored, infinite_classes, log_pair, pull_back
 from abkd.losses._reduce import reduced
@@ -235,15 +235,14 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
+        ctx.save_for_backward(output[1], inputs[0])
 
     @staticmethod
-    @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor, None, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return outer[0].unsqueeze(-1).to(gradient.dtype) * gradient, None, None, None, None
+        gradient, student = ctx.saved_tensors
+        return once(outer[0].unsqueeze(-1).to(gradient.dtype) * gradient, student), None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, tuple[int, int | None]]:

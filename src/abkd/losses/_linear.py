@@ -32,6 +32,9 @@ _log = logging.getLogger("abkd")
 _BUFFERS = 160 << 20
 """Bytes that the two blocks of logits may take on a CPU."""
 
+_SHARE_OF_HEAD = 0.6
+"""Or, where that is more, this share of the head's gradient in float32."""
+
 _BUFFERS_ON_DEVICE = 1 << 30
 """The same on an accelerator."""
 
@@ -284,8 +287,12 @@ def _shared_vocabulary(student: int, teacher: Targets | None, true: Any) -> int:
 
 
 def _default_chunk(hidden: Tensor, classes: int) -> int:
-    """Tokens whose two blocks of logits fit the budget: a power of two from 64 to 4096."""
-    budget = _BUFFERS if hidden.device.type == "cpu" else _BUFFERS_ON_DEVICE
+    """Tokens whose two blocks of logits fit the budget: a power of two from 64 to 4096.
+
+    Each block reads and writes the whole gradient of the head, so a large head pays for larger blocks.
+    """
+    head = classes * hidden.shape[-1] * 4
+    budget = max(_BUFFERS, int(_SHARE_OF_HEAD * head)) if hidden.device.type == "cpu" else _BUFFERS_ON_DEVICE
     fitting = budget // (2 * classes * hidden.element_size())
     return min(4096, max(64, 1 << (max(1, fitting).bit_length() - 1)))
 

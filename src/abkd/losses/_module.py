@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from abkd.divergences import AlphaBeta
+from abkd.errors import InputError
 from abkd.losses import _checks
 from abkd.losses._eager import divergence_loss
 from abkd.losses._gradient_scale import gradient_scale
@@ -58,6 +59,8 @@ class ABKDLoss(nn.Module):
         self.temperature = _checks.check_positive("temperature", temperature)
         self.ce_weight = _checks.check_weight("ce_weight", ce_weight)
         self.kd_weight = _checks.check_weight("kd_weight", kd_weight)
+        if not isinstance(calibrated, bool):
+            raise InputError(f"calibrated: expected True or False, got {calibrated!r}")
         self.calibrated = calibrated
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
@@ -78,8 +81,10 @@ class ABKDLoss(nn.Module):
         _checks.check_labels(labels, student_logits.shape[:-1], student_logits.shape[-1])
         counted = labels != -100
         total = nn.functional.cross_entropy(
-            student_logits.flatten(0, -2).to(torch.promote_types(student_logits.dtype, torch.float32)),
-            labels.flatten(),
+            student_logits.reshape(-1, student_logits.shape[-1]).to(
+                torch.promote_types(student_logits.dtype, torch.float32)
+            ),
+            labels.reshape(-1).long(),
             ignore_index=-100,
             reduction="sum",
         )
@@ -102,5 +107,5 @@ class ABKDLoss(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"{self.divergence.name}, temperature={self.temperature:g}, ce_weight={self.ce_weight:g}, "
-            f"kd_weight={self.kd_weight:g}"
+            f"kd_weight={self.kd_weight:g}" + (", calibrated" if self.calibrated else "")
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from abkd.errors import InputError
@@ -34,7 +36,12 @@ def reduced(values: Tensor, mask: Tensor | None, reduction: str, num_items_in_ba
 def checked_count(count: Any) -> Any:
     """A number of tokens above 0, or a tensor that holds one."""
     if isinstance(count, Tensor):
-        return count
-    if isinstance(count, bool) or not isinstance(count, int | float) or not count > 0:
+        if count.numel() != 1:
+            raise InputError(f"num_items_in_batch: expected one number, got a tensor of shape {tuple(count.shape)}")
+        count = count.reshape(())
+        if torch.compiler.is_compiling() or (bool(count.isfinite()) and bool(count > 0)):
+            return count
+        count = count.item()
+    if isinstance(count, bool) or not isinstance(count, int | float) or not 0 < count < math.inf:
         raise InputError(f"num_items_in_batch: expected a number of tokens above 0, got {count!r}")
     return count

@@ -31,7 +31,7 @@ from abkd.teachers._lm_cache_rows import (
 from abkd.teachers._lm_cache_select import Rule
 from abkd.teachers._lm_cache_store import CacheFolder
 
-_BITS = (8, 16)
+_BITS = (4, 5, 6, 7, 8, 16)
 _REMEDY = (
     "it was built for other data, another chat template, another max_length, or texts that packing cut: build it for "
     "these rows, or train on the rows it was built for (a text that the student writes is in no cache)"
@@ -48,7 +48,7 @@ class LmCache:
     Attributes:
         dataset: the data set's own rows with the teacher's columns.
         summary: rows, tokens, `bytes_per_token`, `entries_per_token`, `tail_mass` (the mean mass outside the
-            entries), `largest_log_prob_error` (nats, from the rounding to 8 or 16 bits).
+            entries), `largest_log_prob_error` (nats, from the rounding to `bits`).
         vocabulary: the classes that the distributions are over, 0 to `vocabulary` - 1: the tokenizer's.
         temperature: of the distributions; the loss has to use the same.
     """
@@ -87,6 +87,7 @@ class LmCache:
         top_k: int | None = None,
         tail_mass: float | None = None,
         min_probability: float | None = None,
+        min_entries: int | None = None,
         bits: int = 8,
         temperature: float = 1.0,
         power: float | None = None,
@@ -108,9 +109,12 @@ class LmCache:
             folder: new, or the beginning of the same cache.
             top_k: at most so many entries a token; as large as the vocabulary it keeps everything.
             tail_mass: in (0, 1): the fewest entries that leave less than this mass.
-            min_probability: in (0, 1): only entries of at least this probability. With none of the three, 0.0015.
-            bits: of a log-probability, 8 or 16. Its error is less than a step of the range of a token's entries:
-                0.04 or 0.00016 nats where they span 10 nats; `summary` has the bound for the widest.
+            min_probability: in (0, 1): only entries of at least this probability. With none of these three, 0.0015.
+            min_entries: at least so many, whatever `tail_mass` and `min_probability` say: 32 where none of the three
+                is given, else 1. Divergences that follow the student (small alpha, reverse KL) need them.
+            bits: of a log-probability, 4 to 8, or 16. Where a token's entries span 10 nats, its error is at most
+                0.08 nats at the least probable one with 8 bits, 0.0003 with 16, and far less where the mass is;
+                `summary` has the bound for the widest.
             temperature: softens the distributions first; a loss at another temperature needs another cache.
             power: also keep `log sum_tail p^power`, for the loss's tail "power-bucket": alpha + beta above 1.
             batch_size: texts that the teacher reads at a time.
@@ -126,13 +130,13 @@ class LmCache:
             AbkdError: no room on the disk; what is done is kept.
         """
         if bits not in _BITS:
-            raise InputError(f"bits: expected 8 or 16, got {bits!r}")
+            raise InputError(f"bits: expected 4 to 8, or 16, got {bits!r}")
         for name, value in (("batch_size", batch_size), ("rows_per_part", rows_per_part)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}: expected a number of at least 1, got {value!r}")
         if power is not None and not power > 0:
             raise InputError(f"power: expected a number above 0, got {power!r}")
-        rule = Rule.checked(top_k, tail_mass, min_probability, temperature)
+        rule = Rule.checked(top_k, tail_mass, min_probability, min_entries, temperature)
         build(
             dataset,
             teacher,

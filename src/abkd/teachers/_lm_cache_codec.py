@@ -4,8 +4,9 @@ Of each token position are stored: how many entries it has, their ids in rising 
 below the largest one, the range of these, and the log-odds of all other tokens together. Entries and tail make up
 1, so their own scale need not be stored. Legend: n positions of one row, K entries at most, E entries in all.
 
-Ids are split (Elias 1974, Fano 1971): the low bits as they are, the high bits as gaps in unary. For 30 of 49152 ids
-that is 12 bits each, where two bytes would be 16.
+Log-probabilities are stored in steps that are even in the square root of the distance from the largest one: small
+where there is much mass, wide where there is little. Ids are split (Elias 1974, Fano 1971): the low bits as they are,
+the high bits as gaps in unary. For 30 of 49152 ids that is 12 bits each, where two bytes would be 16.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ RANGE_STEP = 0.25
 _ODDS_LIMIT = 32.0
 _ODDS_LEVELS = 65534
 _NO_TAIL = 65535
+_WHOLE = {8: np.uint8, 16: np.uint16}
 COLUMNS = ("teacher_counts", "teacher_ids", "teacher_log_probs", "teacher_ranges", "teacher_tails")
 POWER_COLUMN = "teacher_power_tails"
 
@@ -40,7 +42,7 @@ class Form:
     Attributes:
         vocabulary: V, the number of classes.
         most: the most entries that a position may have, at most V.
-        bits: of a log-probability, 8 or 16.
+        bits: of a log-probability, 4 to 8, or 16.
         power: of the extra tail sum, or None.
         dense: every position has all V classes, so that no ids are stored.
     """
@@ -62,19 +64,16 @@ class Form:
         return (1 << self.bits) - 2
 
     @property
-    def code(self) -> type[np.unsignedinteger[Any]]:
-        return np.uint8 if self.bits == 8 else np.uint16
-
-    @property
     def count(self) -> type[np.unsignedinteger[Any]]:
         return np.uint8 if self.most < 1 << 8 else np.uint16 if self.most < 1 << 16 else np.uint32
 
     def largest_error(self, span: float) -> float:
         """A bound on the error of a log-probability, in nats, where a position's entries span `span` nats.
 
-        One step: half of it from rounding, and at most as much from making entries and tail add up to 1 again.
+        The widest step, at the least probable entry: half of it from rounding, and at most as much from making
+        entries and tail add up to 1 again.
         """
-        return (span + RANGE_STEP) / self.levels
+        return 2 * (span + RANGE_STEP) / self.levels
 
 
 def encode(targets: SparseTargets, form: Form) -> dict[str, bytes]:
@@ -90,11 +89,11 @@ def encode(targets: SparseTargets, form: Form) -> dict[str, bytes]:
     below = below - below.max(1, keepdims=True)
     units = np.ceil(-np.where(np.isneginf(below), 0.0, below).min(1) / RANGE_STEP).clip(0, 255)
     span = np.maximum(units * RANGE_STEP, RANGE_STEP)[:, None]
-    codes = np.where(np.isneginf(below), form.levels + 1, np.rint((-below / span).clip(0, 1) * form.levels))
+    codes = np.where(np.isneginf(below), form.levels + 1, np.rint(np.sqrt((-below / span).clip(0, 1)) * form.levels))
     columns = {
         "teacher_counts": counts.astype(form.count).tobytes(),
         "teacher_ids": b"" if form.dense else _pack_ids(ids[kept].astype(np.int64), counts, form.vocabulary),
-        "teacher_log_probs": codes[kept].astype(form.code).tobytes(),
+        "teacher_log_probs": _pack_bits(codes[kept].astype(np.int32), form.bits),
         "teacher_ranges": units.astype(np.uint8).tobytes(),
         "teacher_tails": _pack_tails(np.where(kept, logs, -np.inf), tail),
     }
@@ -118,19 +117,21 @@ def decode(rows: Sequence[Mapping[str, bytes]], form: Form, temperature: float) 
 def _decode(rows: Sequence[Mapping[str, bytes]], form: Form, temperature: float) -> SparseTargets:
     counts_of = [np.frombuffer(row["teacher_counts"], form.count).astype(np.int64) for row in rows]
     counts = np.concatenate(counts_of)
-    codes = _joined(rows, "teacher_log_probs", form.code).astype(np.float32)
+    entries = zip(rows, counts_of, strict=True)
+    packed = [_unpack_bits(row["teacher_log_probs"], int(one.sum()), form.bits) for row, one in entries]
+    codes = np.concatenate(packed).astype(np.float32)
     span = np.maximum(_joined(rows, "teacher_ranges", np.uint8).astype(np.float32) * RANGE_STEP, RANGE_STEP)
     kept = np.arange(counts.max(initial=1)) < counts[:, None]
     below = np.full(kept.shape, -np.inf, dtype=np.float32)
-    flat = np.repeat(span / form.levels, counts) * -codes
+    flat = -np.repeat(span, counts) * (codes / form.levels) ** 2
     flat[codes > form.levels] = -np.inf
     below[kept] = flat
     ids = np.full(kept.shape, -1, dtype=np.int64)
     if form.dense:
         ids[:] = np.arange(form.vocabulary)
     else:
-        packed = zip(rows, counts_of, strict=True)
-        ids[kept] = np.concatenate([_unpack_ids(row["teacher_ids"], one, form.vocabulary) for row, one in packed])
+        entries = zip(rows, counts_of, strict=True)
+        ids[kept] = np.concatenate([_unpack_ids(row["teacher_ids"], one, form.vocabulary) for row, one in entries])
     odds = _unpack_odds(_joined(rows, "teacher_tails", np.uint16))
     values = torch.from_numpy(below)
     log_head = torch.nn.functional.logsigmoid(-odds)
@@ -180,22 +181,38 @@ def _pack_ids(ids: Array, counts: Array, vocabulary: int) -> bytes:
     ends = np.cumsum(gaps + 1) - 1
     unary = np.zeros(int(ends[-1]) + 1 if len(ends) else 0, dtype=np.uint8)
     unary[ends] = 1
-    bits = (ids[:, None] >> np.arange(low)) & 1
-    return np.packbits(bits.astype(np.uint8)).tobytes() + np.packbits(unary).tobytes()
+    return _pack_bits(ids & ((1 << low) - 1), low) + np.packbits(unary).tobytes()
 
 
 def _unpack_ids(data: bytes, counts: Array, vocabulary: int) -> Array:
     entries = int(counts.sum())
     low = _low_bits(entries, len(counts), vocabulary)
-    raw = np.frombuffer(data, np.uint8)
     split = (entries * low + 7) // 8
-    bits = np.unpackbits(raw[:split], count=entries * low).reshape(entries, low)
-    ends = np.flatnonzero(np.unpackbits(raw[split:]))
+    ends = np.flatnonzero(np.unpackbits(np.frombuffer(data[split:], np.uint8)))
     if len(ends) != entries:
         raise ValueError(f"expected {entries} ids, found {len(ends)}")
     run = ends - np.arange(entries)
     last = np.cumsum(counts) - 1
     before = np.concatenate([[0], run[last[:-1]]]) if len(counts) else run[:0]
     high = run - np.repeat(before, counts)
-    weights = (1 << np.arange(low)).astype(np.int32)
-    return (high << low) + (bits.astype(np.int32) @ weights if low else 0)
+    return (high << low) + _unpack_bits(data[:split], entries, low)
+
+
+def _pack_bits(values: Array, bits: int) -> bytes:
+    """Whole numbers below 2^bits, of that many bits each."""
+    if bits in _WHOLE:
+        return values.astype(_WHOLE[bits]).tobytes()
+    return np.packbits(((values[:, None] >> np.arange(bits)) & 1).astype(np.uint8)).tobytes()
+
+
+def _unpack_bits(data: bytes, count: int, bits: int) -> Array:
+    if len(data) != (count * bits + 7) // 8:
+        raise ValueError(f"expected {count} values of {bits} bits, found {len(data)} bytes")
+    if bits in _WHOLE:
+        return np.frombuffer(data, _WHOLE[bits]).astype(np.int32)
+    raw = np.frombuffer(data, np.uint8)
+    found = np.zeros(count, dtype=np.int32)
+    lines = np.unpackbits(raw, count=count * bits).reshape(count, bits)
+    for place in range(bits):
+        found |= lines[:, place].astype(np.int32) << place
+    return found

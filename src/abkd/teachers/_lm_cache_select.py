@@ -17,35 +17,46 @@ from abkd.teachers._lm_cache_codec import Form
 from abkd.teachers._lm_cache_rows import Row
 
 DEFAULT_MIN_PROBABILITY = 0.0015
+DEFAULT_MIN_ENTRIES = 32
 _BLOCK = 512
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Which tokens of each distribution are kept: all that pass, and at least the most probable one.
+    """Which tokens of each distribution are kept: the most probable ones that pass.
 
     Attributes:
         top_k: at most so many; None is no limit.
         tail_mass: stop when the others have less than this mass together.
         min_probability: none below this probability. Of all rules with the same number of entries on average, a
-            threshold on the probability leaves the least mass out; the default of a cache.
+            threshold on the probability leaves the least mass out.
+        min_entries: but at least so many, whatever the other two say: what a teacher is sure of says little else
+            about where a student's mass should not be.
         temperature: softens the distributions first.
     """
 
     top_k: int | None = None
     tail_mass: float | None = None
     min_probability: float | None = None
+    min_entries: int = 1
     temperature: float = 1.0
 
     @staticmethod
-    def checked(top_k: int | None, tail_mass: float | None, min_probability: float | None, temperature: float) -> Rule:
-        """A rule, with the default threshold where nothing is given.
+    def checked(
+        top_k: int | None = None,
+        tail_mass: float | None = None,
+        min_probability: float | None = None,
+        min_entries: int | None = None,
+        temperature: float = 1.0,
+    ) -> Rule:
+        """A rule, with the defaults where nothing is given.
 
         Raises:
             InputError: a value out of range.
         """
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise InputError(f"top_k: expected a number of entries of at least 1, got {top_k!r}")
+        for name, count in (("top_k", top_k), ("min_entries", min_entries)):
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                raise InputError(f"{name}: expected a number of entries of at least 1, got {count!r}")
         for name, value in (("tail_mass", tail_mass), ("min_probability", min_probability)):
             if value is not None and not 0 < value < 1:
                 raise InputError(f"{name}: expected a probability between 0 and 1, got {value!r}")
@@ -53,7 +64,10 @@ class Rule:
             raise InputError(f"temperature: expected a finite number above 0, got {temperature!r}")
         if top_k is None and tail_mass is None and min_probability is None:
             min_probability = DEFAULT_MIN_PROBABILITY
-        return Rule(top_k, tail_mass, min_probability, float(temperature))
+            min_entries = DEFAULT_MIN_ENTRIES if min_entries is None else min_entries
+        if top_k is not None and min_entries is not None and min_entries > top_k:
+            raise InputError(f"min_entries: expected at most top_k, {top_k}, got {min_entries}")
+        return Rule(top_k, tail_mass, min_probability, min_entries or 1, float(temperature))
 
     def most(self, vocabulary: int) -> int:
         """The most entries that a position can have."""
@@ -61,7 +75,7 @@ class Rule:
         if self.top_k is not None:
             limits.append(self.top_k)
         if self.min_probability is not None:
-            limits.append(max(int(1 / self.min_probability), 1))
+            limits.append(max(int(1 / self.min_probability), self.min_entries))
         return min(limits)
 
     def form(self, vocabulary: int, bits: int, power: float | None) -> Form:
@@ -86,7 +100,7 @@ def select(logits: Tensor, rule: Rule, form: Form) -> SparseTargets:
         mass = top.double().exp().cumsum(-1)
         before = torch.cat([torch.zeros_like(mass[:, :1]), mass[:, :-1]], -1)
         keep &= before <= 1 - rule.tail_mass
-    keep[:, 0] = True
+    keep[:, : rule.min_entries] = True
     width = int(keep.sum(-1).max())
     top, ids, keep = top[:, :width], ids[:, :width], keep[:, :width]
     tail = logs.scatter(-1, torch.where(keep, ids, ids[:, :1]), -torch.inf)

@@ -132,6 +132,6 @@ def by_name(name: str, *, divergence: Divergence | None = None, **settings: Any)
     Raises:
         InputError: a name or a setting that is not known (the nearest one is named), or a value out of range.
     """
-    if name not in METHODS:
-        raise InputError(f"unknown method {name!r}: {nearest(name, METHODS)}")
+    if not isinstance(name, str) or name not in METHODS:
+        raise InputError(f"unknown method {name!r}: {nearest(str(name), METHODS)}")
     return METHODS[name].build(divergence=divergence, **settings)
