@@ -1,8 +1,8 @@
 """Tokens a second and peak memory of one training step: ours live, ours from a cache, and TRL's GKDTrainer.
 
 Each case runs in a process of its own, the same models and rows in each: SmolLM2-135M-Instruct teaches 10 of its own
-layers, 8 rows of 16 + 72 tokens and the template a step, float32, off-policy forward KL (TRL: lmbda 0, beta 0). Medians over the steps
-after the first two. Peak memory is the process's largest resident set, loading included.
+layers, 8 rows of 16 + 72 tokens and the template a step, float32, off-policy forward KL (TRL: lmbda 0, beta 0).
+Medians over the steps after the first two. Peak memory is the process's largest resident set, loading included.
 
     python benchmarks/lm_step.py --output runs/lm-step.json
     python benchmarks/lm_step.py --tiny                              # checks the script on tiny random models

@@ -429,3 +429,24 @@ def test_what_a_cache_loses_is_measured(rows: Any, teacher: Any, student: Any, t
     assert lost.tokens == small.summary["tokens"]
     with pytest.raises(InputError, match="another teacher"):
         cache_loss(whole, student, student, rows, ForwardKL())
+
+
+# Training.
+
+
+def test_training_from_everything_kept_is_training_from_the_live_teacher(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    cache = build(rows, teacher, tokenizer, tmp_path / "c", top_k=lm_toys.VOCABULARY, bits=16)
+    students: list[dict[str, Tensor]] = []
+    losses: list[list[float]] = []
+    options = {"method": "abkd", "alpha": 0.2, "beta": 0.7, "seed": 4, "optim": "sgd", "learning_rate": 0.1}
+    for live, given in ((teacher, {}), (None, {"teacher_cache": cache})):
+        student = lm_toys.tiny_model(seed=1, layers=1)
+        trainer = lm_toys.make_trainer(tmp_path / "run", tokenizer, student, live, **options, **given)
+        trainer.train()
+        students.append(dict(student.state_dict()))
+        losses.append([line["loss"] for line in trainer.state.log_history if "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for name, value in students[0].items():
+        torch.testing.assert_close(students[1][name], value, atol=2e-4, rtol=1e-3)

@@ -15,6 +15,7 @@ from abkd import ForwardKL, divergence_loss
 from abkd.errors import InputError, MissingPackageError
 from abkd.lm import _smollm2 as smollm2
 from abkd.lm import layer_influence, load_model, load_smollm2, lora, make_student, with_adapter
+from abkd.storage import staged_folder
 
 
 def with_idle_layers(idle: tuple[int, ...], layers: int = 6) -> Any:
@@ -213,6 +214,28 @@ def test_smollm2_is_named_with_its_command_where_it_is_missing(tmp_path: Path, m
         load_smollm2()
     with pytest.raises(InputError, match="floating type"):
         load_smollm2(dtype=torch.int8)
+
+
+def test_a_damaged_conversion_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABKD_CACHE", str(tmp_path))
+    made: list[Path] = []
+
+    def convert(gguf: Path, folder: Path) -> None:
+        made.append(folder)
+        with staged_folder(folder) as temporary:
+            (temporary / "model.safetensors").write_bytes(b"weights")
+
+    monkeypatch.setattr(smollm2, "_gguf_file", lambda: Path("x.gguf"))
+    monkeypatch.setattr(smollm2, "_convert", convert)
+    folder = smollm2.smollm2_folder()
+    assert smollm2.smollm2_folder() == folder
+    assert len(made) == 1
+    (folder / "model.safetensors").write_bytes(b"weighty")
+    assert smollm2.smollm2_folder(verify=False) == folder
+    assert len(made) == 1
+    smollm2.smollm2_folder()
+    assert len(made) == 2
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
 
 
 def test_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

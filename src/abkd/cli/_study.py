@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from abkd.engine import RunResult
     from abkd.study import Comparison, Failure, Planned, Record
 
+RECIPE = "recipe.yaml"
+WRITTEN = ("table.csv", "table.md", "table.png", "curves.png", "results.json", RECIPE, "environment.json")
+
 
 def run_and_show(
     recipe: Recipe,
@@ -27,18 +30,23 @@ def run_and_show(
     quiet: bool,
 ) -> None:
     """Run the plan, print the table, say where the files are; exit code 1 if a run failed."""
-    from abkd.study import open_folder
+    from abkd.study import opened
 
     folder = output if output is not None else Path(recipe.output)
     _say_what(recipe, methods, seeds, folder)
-    open_folder(folder, methods, seeds, resume=resume, overwrite=overwrite)
-    atomic_write_text(folder / "recipe.yaml", recipe.to_yaml())
     teller = _Teller(recipe, len(methods) * len(seeds))
-    comparison = recipe.study(
-        methods, seeds, folder, progress=not quiet, teacher_ready=teller.teacher, report=teller.run
-    )
+    # A recipe that an earlier study left in the folder is written again below, and so may lie there.
+    inputs = [] if Path(recipe.source).resolve() == (folder / RECIPE).resolve() else [recipe.source]
+    plan = recipe.plan(methods, seeds)
+    with opened(folder, plan, resume=resume, overwrite=overwrite, inputs=inputs):
+        atomic_write_text(folder / RECIPE, recipe.to_yaml())
+        comparison = recipe.study(
+            methods, seeds, folder, progress=not quiet, teacher_ready=teller.teacher, report=teller.run
+        )
     show(comparison)
-    err().print(f"Written to {folder}: table.csv, table.md, table.png, curves.png, results.json, recipe.yaml")
+    written = ", ".join(name for name in WRITTEN if (folder / name).is_file())
+    if written:
+        err().print(f"Written to {folder}: {written}", markup=False, soft_wrap=True)
     if comparison.failures:
         raise SystemExit(1)
 

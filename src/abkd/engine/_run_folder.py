@@ -124,12 +124,32 @@ class RunFolder:
         stored = self.settings()
         if not isinstance(stored, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise CorruptFileError(f"{self.path / RUN_FILE}: expected an object with the run's settings")
-        differing = sorted(_differences(stored, dict(settings)))
+        differing = sorted(_differences(stored, self._where_it_lies_now(stored, settings)))
         if differing:
             raise InputError(
                 f"{self.path}: cannot resume, the run there was started with other settings: "
                 f"{'; '.join(differing)}. Restore them, or overwrite the run"
             )
+
+    def _where_it_lies_now(self, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings, with the old location of a teacher that the study around this run trained.
+
+        Such a teacher moves with the study's folder (this run is its `runs/METHOD/seed-SEED`), and a folder has
+        more than one spelling: neither makes another run.
+        """
+        old, new = stored.get("teacher"), settings.get("teacher")
+        parents = self.path.resolve().parents
+        if not isinstance(old, dict) or not isinstance(new, dict) or len(parents) < 3:
+            return dict(settings)
+        own = parents[2] / "teacher"
+        if not (own / RUN_FILE).is_file():
+            return dict(settings)
+        moved: dict[str, Any] = {**new}
+        for key in ("name", "model"):
+            place = moved.get(key)
+            if key in old and isinstance(place, str) and Path(place).resolve() in (own, own / "best"):
+                moved[key] = old[key]
+        return {**settings, "teacher": moved}
 
     def _clear(self) -> None:
         for name in _FILES[::-1]:

@@ -141,6 +141,15 @@ class EngineTrainer(Trainer):
             "lower learning_rate or the weights of the loss, set max_grad_norm, or check the data"
         )
 
+    def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **options: Any) -> Any:
+        """transformers' own; `dataloader_drop_last` leaves samples out of training only, never out of a measure."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(dataset, *args, is_training=is_training, **options)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     # Resumption and checkpoints.
 
     def train(

@@ -12,6 +12,7 @@ from abkd.study._dry_run import Facts, dry_run_images, made_up_data
 from abkd.study._dry_run_lm import dry_run_lms
 from abkd.study._evaluate import evaluate_folder
 from abkd.study._evaluate_lm import evaluate_texts
+from abkd.study._folder import begun, opened
 from abkd.study._image import ImagePlan, run_images
 from abkd.study._lm import ANSWERS, LmPlan, quiet_libraries, run_lms
 from abkd.study._plots import write_curves, write_dots
@@ -31,6 +32,7 @@ __all__ = [
     "Row",
     "Spread",
     "build_cache",
+    "begun",
     "compare",
     "dry_run_images",
     "dry_run_lms",
@@ -39,6 +41,7 @@ __all__ = [
     "load_comparison",
     "made_up_data",
     "open_folder",
+    "opened",
     "plan",
     "quiet_libraries",
     "rich_table",

@@ -67,7 +67,7 @@ def compare(
 ) -> Comparison:
     """Run every method with every seed and write the reports into `folder`.
 
-    A run that ends in an AbkdError is kept as a failure and the others go on. An interruption (Ctrl-C) leaves
+    A run that ends in an AbkdError or in one of torch's errors (no memory left, say) is kept as a failure and the others go on. An interruption (Ctrl-C) leaves
     finished runs where they are; calling `compare` again, with a `run` that returns what it finds finished,
     goes on.
 
@@ -96,6 +96,8 @@ def compare(
             if error.exit_code != 1:
                 raise  # the plan itself is wrong, and every other run would fail in the same way
             outcome = Failure(planned.method, planned.seed, str(error))
+        except RuntimeError as error:  # torch's, out of memory among them: the next method may need less
+            outcome = Failure(planned.method, planned.seed, f"{type(error).__name__}: {error}")
         if isinstance(outcome, Record):
             records.append(outcome)
         else:

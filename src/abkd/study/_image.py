@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from abkd.storage import atomic_write_json
 from abkd.study._bar import PlanBar
-from abkd.study._compare import compare, open_folder
+from abkd.study._compare import compare
+from abkd.study._folder import TEACHER, opened
 from abkd.study._records import Column, Comparison, Failure, Planned, Record
 
 if TYPE_CHECKING:
@@ -55,6 +56,18 @@ class ImagePlan:
         """The seeds, the same for every method."""
         return list(next(iter(self.runs.values())))
 
+    def settled(self, place: Path) -> Mapping[str, Mapping[int, ImageRun]]:
+        """The runs of a study in `place`, with the teacher that the study itself trains."""
+        from abkd.image import ModelChoice
+
+        if self.teacher is None:
+            return self.runs
+        trained = ModelChoice(str(place / TEACHER))
+        return {
+            method: {seed: replace(run, teacher=trained) for seed, run in seeds.items()}
+            for method, seeds in self.runs.items()
+        }
+
 
 def run_images(
     plan: ImagePlan,
@@ -87,25 +100,23 @@ def run_images(
         AbkdError: The teacher's training failed. (A student's failure is kept in the comparison.)
     """
     from abkd.engine import environment
-    from abkd.image import ModelChoice, load_result, run_image
+    from abkd.image import load_result, run_image
 
-    place = open_folder(folder, plan.methods, plan.seeds, resume=resume, overwrite=overwrite)
-    atomic_write_json(place / "environment.json", environment())
-    shared = _Shared()
-    with _bar(plan, place.name) if progress else nullcontext() as bar:
-        trained: ModelChoice | None = None
+    with (
+        opened(folder, plan, resume=resume, overwrite=overwrite) as place,
+        _bar(plan, place.name) if progress else nullcontext() as bar,
+    ):
+        atomic_write_json(place / "environment.json", environment())
+        shared, settled = _Shared(), plan.settled(place)
         if plan.teacher is not None:
             result = run_image(
-                plan.teacher, place / "teacher", resume=True, progress=bar.next("teacher") if bar else False
+                plan.teacher, place / TEACHER, resume=True, progress=bar.next("teacher") if bar else False
             )
-            trained = ModelChoice(str(place / "teacher"))
             if teacher_ready is not None:
                 teacher_ready(result)
 
         def run(planned: Planned, where: Path) -> Record:
-            settings = plan.runs[planned.method][planned.seed]
-            if trained is not None:
-                settings = replace(settings, teacher=trained)
+            settings = settled[planned.method][planned.seed]
             finished = load_result(where) is not None
             result = run_image(
                 settings,

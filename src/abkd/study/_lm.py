@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from abkd.storage import atomic_write_json
 from abkd.study._bar import PlanBar
-from abkd.study._compare import compare, open_folder
+from abkd.study._compare import compare
+from abkd.study._folder import TEACHER, opened
 from abkd.study._records import Column, Comparison, Failure, Planned, Record
 
 if TYPE_CHECKING:
@@ -55,6 +56,18 @@ class LmPlan:
     def seeds(self) -> list[int]:
         """The seeds, the same for every method."""
         return list(next(iter(self.runs.values())))
+
+    def settled(self, place: Path) -> Mapping[str, Mapping[int, LmRun]]:
+        """The runs of a study in `place`, with the teacher that the study itself trains."""
+        from abkd.lm import LmTeacher
+
+        if self.teacher is None:
+            return self.runs
+        trained = LmTeacher(str(place / TEACHER / "best"))
+        return {
+            method: {seed: replace(run, teacher=trained) for seed, run in seeds.items()}
+            for method, seeds in self.runs.items()
+        }
 
     @property
     def example(self) -> LmRun:
@@ -116,27 +129,35 @@ def run_lms(
         InputError: Settings that do not fit together, or a plan whose table would be empty.
         AbkdError: The teacher's training failed. (A student's failure is kept in the comparison.)
     """
-    from abkd.engine import environment
     from abkd.errors import InputError
-    from abkd.lm import LmTeacher, load_lm_result, run_lm
 
     if not plan.columns():
         raise InputError("nothing would be measured: give data.validation, data.test or evaluation.sets")
-    place = open_folder(folder, plan.methods, plan.seeds, resume=resume, overwrite=overwrite)
+    with opened(folder, plan, resume=resume, overwrite=overwrite) as place:
+        return _study(plan, place, progress, teacher_ready, report, parts)
+
+
+def _study(
+    plan: LmPlan,
+    place: Path,
+    progress: bool,
+    teacher_ready: Callable[[RunResult], None] | None,
+    report: Callable[[Planned, Record | Failure], None] | None,
+    parts: LmParts | None,
+) -> Comparison:
+    """`run_lms` in a folder that is open."""
+    from abkd.engine import environment
+    from abkd.lm import load_lm_result, run_lm
+
     atomic_write_json(place / "environment.json", environment())
     quiet_libraries()
     shared = _Shared(place / ANSWERS, progress, parts)
-    trained: LmTeacher | None = None
     total = len(plan.methods) * len(plan.seeds)
     if plan.teacher is not None:
-        result = run_lm(plan.teacher, place / "teacher", resume=True, progress=progress, description="teacher")
-        trained = LmTeacher(str(place / "teacher" / "best"))
+        result = run_lm(plan.teacher, place / TEACHER, resume=True, progress=progress, description="teacher")
         if teacher_ready is not None:
             teacher_ready(result)
-    settled = {
-        method: {seed: run if trained is None else replace(run, teacher=trained) for seed, run in seeds.items()}
-        for method, seeds in plan.runs.items()
-    }
+    settled = plan.settled(place)
     if any(load_lm_result(place / Planned(m, s).folder) is None for m in plan.methods for s in plan.seeds):
         shared.parts(settled[plan.methods[0]][plan.seeds[0]])  # before the bar: the teacher may have to write
     with PlanBar(place.name, total) if progress else nullcontext() as bar:
