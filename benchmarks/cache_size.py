@@ -36,13 +36,13 @@ from abkd.losses import HiddenTargets, linear_divergence_loss
 from abkd.teachers import LmCache
 
 RULES: dict[str, dict[str, Any]] = {
-    "top-50": {"top_k": 50},
-    "top-50, 6 bits": {"top_k": 50, "bits": 6},
-    "tail mass < 0.05, at most 100": {"tail_mass": 0.05, "top_k": 100},
-    "p > 0.0015": {"min_probability": 0.0015},
-    "p > 0.003, at least 40": {"min_probability": 0.003, "min_entries": 40},
-    "p > 0.0015, at least 32 (default)": {},
-    "the default, 7 bits": {"bits": 7},
+    "top-50, 16 bits": {"top_k": 50, "bits": 16},
+    "top-50, 8 bits": {"top_k": 50, "bits": 8},
+    "top-50, 5 bits": {"top_k": 50, "bits": 5},
+    "tail mass < 0.05, at most 100, 6 bits": {"tail_mass": 0.05, "top_k": 100},
+    "p > 0.0015, 6 bits": {"min_probability": 0.0015},
+    "the default: p > 0.0015, at least 32, 6 bits": {},
+    "the default's entries, 8 bits": {"bits": 8},
 }
 DIVERGENCES: tuple[Divergence, ...] = (ForwardKL(), AlphaBeta(0.5, 0.5), AlphaBeta(0.2, 0.7), ReverseKL())
 

@@ -96,7 +96,7 @@ def test_faults_have_exit_code_2(run: Any, home: Path) -> None:
         (("train", "r.yaml", "method=abdk"), "no such method"),
         (("train", "r.yaml", "teacher.model=./none"), "no such folder"),
         (("cache", "quickstart/image"), "language recipes"),
-        (("cache", "r.yaml", "--bits", "9"), "8 or 16"),
+        (("cache", "r.yaml", "--bits", "9"), "expected 4 to 8, or 16"),
         (("eval", "./student", "--set", "none.jsonl"), "none.jsonl"),
         (("eval", "./student", "--set", "rows.jsonl", "--seeds", "one"), "--seeds"),
         (("eval", "./rows", "--set", "rows.jsonl"), "rows"),
