@@ -30,8 +30,14 @@ def test_compare_from_end_to_end_and_again(run: Any, recipe: Path) -> None:
     assert code == 2
     assert "--resume" in err
     before = Path("out/runs/sft/seed-1/result.json").stat().st_mtime_ns
+    written = Path("out/recipe.yaml").read_text()
     code, _, err = run("compare", "r.yaml", "--resume", "--methods", "sft,ttm", "--seeds", "1", "-q")
+    assert code == 2
+    assert "--methods sft,ttm,abkd --seeds 1,2" in err
+    assert Path("out/recipe.yaml").read_text() == written
+    code, _, err = run("compare", "r.yaml", "--resume", "--methods", "sft,ttm,abkd", "-q")
     assert code == 0, err
+    assert "recipe.yaml, environment.json" in err
     assert Path("out/runs/sft/seed-1/result.json").stat().st_mtime_ns == before
     assert Path("out/runs/ttm/seed-1/result.json").is_file()
 
@@ -148,3 +154,75 @@ def test_as_a_module_in_a_process_of_its_own(recipe: Path) -> None:
     command = [sys.executable, "-m", "abkd", "validate", "r.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=recipe.parent)
     assert (done.returncode, done.stdout) == (0, "r.yaml: ok\n"), done.stderr
+
+
+def test_a_refused_resume_changes_nothing_and_a_moved_study_goes_on(run: Any, recipe: Path) -> None:
+    code, _, err = run("train", "r.yaml", "-q")
+    assert code == 0, err
+    before = {name: Path("out", name).read_text() for name in ("recipe.yaml", "comparison.json")}
+    code, _, err = run("train", "r.yaml", "-q", "--resume", "training.learning_rate=0.3")
+    assert code == 2
+    assert {name: Path("out", name).read_text() for name in before} == before
+    Path("out").rename("moved")
+    result = Path("moved/runs/kd/seed-1/result.json")
+    stamp = result.stat().st_mtime_ns
+    for spelling in ("moved", str(Path("moved").resolve()), "moved/../moved"):
+        code, _, err = run("train", "r.yaml", "-q", "--resume", "--output", spelling)
+        assert code == 0, err
+    assert result.stat().st_mtime_ns == stamp
+
+
+def test_overwrite_gives_back_what_a_study_that_never_begins_would_replace(
+    run: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import abkd.image._run as home
+
+    code, _, err = run("train", "r.yaml", "-q")
+    assert code == 0, err
+    result = Path("out/runs/kd/seed-1/result.json")
+    before = result.stat().st_ino
+
+    def interrupted(*_: object, **__: object) -> object:
+        raise KeyboardInterrupt
+
+    whole = home.run_image
+    monkeypatch.setattr(home, "run_image", interrupted)
+    code, _, err = run("train", "r.yaml", "-q", "--overwrite")
+    assert (code, result.stat().st_ino) == (130, before)
+    assert "--resume" not in err
+    assert "Nothing had begun" in err
+    monkeypatch.setattr(home, "run_image", whole)
+    words = ("teacher={path: out/teacher}", "--overwrite", "-q")
+    code, _, err = run("train", "r.yaml", *words)
+    assert code == 2
+    assert "out/teacher, which this study reads" in err
+    assert result.is_file()
+    code, _, err = run("train", "r.yaml", "-q", "--overwrite", "training.num_train_epochs=1")
+    assert code == 0, err
+    assert result.stat().st_ino != before
+    assert sorted(path.name for path in Path().iterdir()) == ["out", "r.yaml"]
+
+
+def test_no_memory_left_fails_one_run_and_not_the_others(
+    run: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import abkd.image._run as home
+
+    whole = home.run_image
+
+    def short(settings: Any, folder: Path, **options: Any) -> object:
+        if settings.method == "sft" and settings.teacher is not None:
+            raise RuntimeError("out of memory")
+        return whole(settings, folder, **options)
+
+    monkeypatch.setattr(home, "run_image", short)
+    code, out, err = run("compare", "r.yaml", "-q", "--seeds", "1")
+    assert code == 1
+    assert "RuntimeError: out of memory" in err
+    assert "abkd" in out
+
+
+def test_the_version(run: Any) -> None:
+    import abkd
+
+    assert run("--version") == (0, f"abkd {abkd.__version__}\n", "")

@@ -213,3 +213,52 @@ def test_another_method_on_the_command_line_leaves_the_old_one_s_settings(
     assert same.loss == {"kd_weight": 2.0}
     with pytest.raises(RecipeError, match=r"(?m)^.*: loss\.othr_weight: .*'other_weight'"):
         load_recipe(file, ["method=dkd", "loss.othr_weight=2.0"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("training.learning_rate", float("inf"), "finite"),
+        ("training.max_grad_norm", float("nan"), "finite"),
+        ("training.push_to_hub", True, "push best/"),
+        ("training.metric_for_best_model", "accuracy", "select_by"),
+        ("training.load_best_model_at_end", True, "select_by"),
+        ("training.save_strategy", "best", "select_by"),
+        ("training.optim", "galore_adamw", "galore_torch"),
+        ("training.report_to", "wandbb", "'wandb'"),
+        ("data.options", {"augment": "none"}, "data.augment"),
+    ],
+)
+def test_what_would_work_against_the_trainer_is_refused(
+    sound: dict[str, Any], path: str, value: object, said: str
+) -> None:
+    spoil(sound, path, value)
+    (line,) = problems(sound)
+    assert line.startswith(path)
+    assert said in line
+
+
+def test_absurd_yaml_is_a_fault_of_the_recipe(tmp_path: Path) -> None:
+    for text in ("a: " + "[" * 5000 + "]" * 5000, "seeds: [" + "9" * 5000 + "]"):
+        file = tmp_path / "r.yaml"
+        file.write_text(text)
+        with pytest.raises(RecipeError):
+            load_recipe(file)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("seeds", [], "expected at least 1 item"),
+        ("training.lr_milestones", 3, "a list"),
+        ("student", {"model": "timm:"}, "after the colon"),
+        ("data.name", "hub:", "after the colon"),
+    ],
+)
+def test_what_is_empty_or_no_list_is_said_in_plain_words(
+    sound: dict[str, Any], path: str, value: object, said: str
+) -> None:
+    spoil(sound, path, value)
+    (line,) = problems(sound)
+    assert said in line
+    assert "validation" not in line

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from abkd.engine import RunFolder, environment
-from abkd.errors import InputError, RunExistsError
+from abkd.engine import RunFolder, RunResult, environment
+from abkd.errors import CorruptFileError, InputError, RunExistsError
 
 SETTINGS = {"method": "kd", "training": {"learning_rate": 0.1, "seed": 1}}
 
@@ -67,3 +67,13 @@ def test_a_run_killed_while_starting_can_be_started_again(tmp_path):
     (tmp_path / "environment.json").write_text("{}")
     assert RunFolder.create(tmp_path, SETTINGS).settings() == SETTINGS
     assert RunFolder(tmp_path).newest_checkpoint() is None
+
+
+def test_files_of_another_kind_are_corrupt_and_named(tmp_path):
+    run = RunFolder.create(tmp_path, SETTINGS)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(CorruptFileError, match=r"run\.json"):
+        RunFolder.create(tmp_path, SETTINGS, resume=True)
+    for value in ({"seed": 1}, {"other": 2}):
+        with pytest.raises(CorruptFileError, match=r"result\.json"):
+            RunResult.from_dict(value, run.path)

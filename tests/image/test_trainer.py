@@ -399,3 +399,43 @@ def test_a_student_of_transformers(tmp_path):
     run = trainer(tmp_path, model=model, train=Images(16), num_train_epochs=1)
     run.train()
     assert (tmp_path / "checkpoint-2" / "config.json").is_file()
+
+
+def test_incomplete_batches_are_dropped_in_training_only(tmp_path):
+    validation = Images(13)
+    held = trainer(tmp_path, validation=validation, dataloader_drop_last=True, per_device_eval_batch_size=8)
+    held.evaluate()
+    assert min(validation.reads) == 1
+    assert len(held.get_train_dataloader()) == 5
+    assert len(held.get_test_dataloader(validation)) == 2
+    assert held.args.dataloader_drop_last
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        ((torch.zeros(1, 2, 2), 0.5), "whole number"),
+        ((torch.zeros(1, 2, 2), "cat"), "whole number"),
+        ((object(), 1), "tensors"),
+    ],
+)
+def test_samples_that_are_no_images_with_labels(sample, said):
+    with pytest.raises(InputError, match=said):
+        collate_images([sample])
+
+
+def test_an_objective_or_divergence_of_another_kind(tmp_path):
+    with pytest.raises(InputError, match="objective: expected"):
+        DistillationTrainer(
+            student(), None, config(tmp_path, eval_strategy="no"), train_dataset=Images(8), objective="kd"
+        )
+    with pytest.raises(InputError, match="divergence: expected"):
+        trainer(tmp_path, divergence=abkd.AlphaBeta(0.8, 0.2))
+
+
+def test_nothing_to_train_on_and_the_state_of_another_optimiser(tmp_path):
+    with pytest.raises(InputError, match="train_dataset is None"):
+        DistillationTrainer(student(), teacher(), config(tmp_path, eval_strategy="no")).train()
+    trainer(tmp_path, num_train_epochs=1).train()
+    with pytest.raises(InputError, match="another optimiser"):
+        trainer(tmp_path, optim="adamw_torch").train(resume_from_checkpoint=True)

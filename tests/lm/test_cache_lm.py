@@ -33,7 +33,9 @@ def rows(instructions: Any, tokenizer: Any) -> Any:
 
 
 def build(rows: Any, teacher: Any, tokenizer: Any, folder: Path, **options: Any) -> LmCache:
-    return LmCache.build(rows, teacher, tokenizer, folder, **{"rows_per_part": 7, "progress": False, **options})
+    return LmCache.build(
+        rows, teacher, tokenizer, folder, **{"rows_per_part": 7, "progress": False, "bits": 8, **options}
+    )
 
 
 def collated(rows: list[Any], **options: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 if TYPE_CHECKING:
     import typer
@@ -54,7 +54,14 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    app.callback()(_top)
+    version = typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+
+    def top(version: Annotated[bool, version] = False) -> None:  # shown by its callback
+        del version
+
+    top.__doc__ = _HELP
+    top.__annotations__ = {"version": Annotated[bool, version], "return": None}
+    app.callback()(top)
     for name, (function, examples) in commands().items():
         epilog = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
         app.command(name, epilog=epilog)(guarded(function))
@@ -82,8 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _top() -> None:
-    """The options before a subcommand: none but --help."""
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from abkd import __version__
 
-
-_top.__doc__ = _HELP
+        print(f"abkd {__version__}")
+        raise SystemExit(0)

@@ -16,6 +16,7 @@ from abkd.errors import AbkdError
 Arguments = ParamSpec("Arguments")
 
 INTERRUPTED = 130
+NOTHING_BEGUN = "Nothing had begun."
 
 
 def out() -> Console:
@@ -44,17 +45,19 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             err().print(str(error), style="red", markup=False, soft_wrap=True)
             raise SystemExit(error.exit_code) from None
         except OSError as error:  # a full disk, a folder that may not be written: the machine's, not a bug
-            err().print(f"{error}. {_advice()}", style="red", markup=False, soft_wrap=True)
+            err().print(f"{error}. {_advice(error)}", style="red", markup=False, soft_wrap=True)
             raise SystemExit(1) from None
-        except KeyboardInterrupt:
-            err().print(f"\nStopped. {_advice()}", markup=False, soft_wrap=True)
+        except KeyboardInterrupt as stop:
+            err().print(f"\nStopped. {_advice(stop)}", markup=False, soft_wrap=True)
             raise SystemExit(INTERRUPTED) from None
 
     return run
 
 
-def _advice() -> str:
+def _advice(error: BaseException) -> str:
     """How to go on after an interruption, from the words that started this process."""
+    if NOTHING_BEGUN in error.args:
+        return NOTHING_BEGUN
     words = sys.argv[1:]
     if not words or words[0] not in {"train", "compare", "demo", "cache"}:
         return "Nothing was left half done."

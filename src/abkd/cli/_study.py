@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abkd.cli._console import err, out, plain
+from abkd.cli._console import NOTHING_BEGUN, err, out, plain
 from abkd.storage import atomic_write_text
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run_and_show(
     quiet: bool,
 ) -> None:
     """Run the plan, print the table, say where the files are; exit code 1 if a run failed."""
-    from abkd.study import opened
+    from abkd.study import begun, opened
 
     folder = output if output is not None else Path(recipe.output)
     _say_what(recipe, methods, seeds, folder)
@@ -38,14 +38,23 @@ def run_and_show(
     # A recipe that an earlier study left in the folder is written again below, and so may lie there.
     inputs = [] if Path(recipe.source).resolve() == (folder / RECIPE).resolve() else [recipe.source]
     plan = recipe.plan(methods, seeds)
-    with opened(folder, plan, resume=resume, overwrite=overwrite, inputs=inputs):
-        atomic_write_text(folder / RECIPE, recipe.to_yaml())
-        comparison = recipe.study(
-            methods, seeds, folder, progress=not quiet, teacher_ready=teller.teacher, report=teller.run
-        )
+    started = False
+    try:
+        with opened(folder, plan, resume=resume, overwrite=overwrite, inputs=inputs):
+            try:
+                atomic_write_text(folder / RECIPE, recipe.to_yaml())
+                comparison = recipe.study(
+                    methods, seeds, folder, progress=not quiet, teacher_ready=teller.teacher, report=teller.run
+                )
+            finally:
+                started = begun(folder)
+    except (OSError, KeyboardInterrupt) as stop:
+        if not started:
+            stop.args = (*stop.args, NOTHING_BEGUN)
+        raise
     show(comparison)
-    written = ", ".join(name for name in WRITTEN if (folder / name).is_file())
-    if written:
+    if started:
+        written = ", ".join(name for name in WRITTEN if (folder / name).is_file())
         err().print(f"Written to {folder}: {written}", markup=False, soft_wrap=True)
     if comparison.failures:
         raise SystemExit(1)

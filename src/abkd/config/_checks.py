@@ -45,13 +45,22 @@ def _methods(sections: Mapping[str, Any]) -> Iterator[str]:
 
 def _data(data: Data | None) -> Iterator[str]:
     if data is not None:
-        problem = data_problem(data)
+        problem = _no_name("data.name", data.name) if data.name.endswith(":") else data_problem(data)
         if problem:
             yield problem
+        for key in data.options:
+            if key in Data.model_fields:
+                yield f"data.options.{key}: write it as data.{key}"
+
+
+def _no_name(path: str, written: str) -> str:
+    return f"{path}: {written!r} says where to look and not for what; write a name after the colon"
 
 
 def _student(student: Student | None, data: Data | None) -> Iterator[str]:
-    if student is not None:
+    if student is not None and student.model.endswith(":"):
+        yield _no_name("student.model", student.model)
+    elif student is not None:
         yield from model_problems(
             student.model, student.options, class_count(data) if data else None, "student", student.pretrained
         )
@@ -66,7 +75,9 @@ def _teacher(sections: Mapping[str, Any]) -> Iterator[str]:
         return
     data: Data | None = sections.get("data")
     classes = class_count(data) if data else None
-    if teacher.model is not None:
+    if teacher.model is not None and teacher.model.endswith(":"):
+        yield _no_name("teacher.model", teacher.model)
+    elif teacher.model is not None:
         yield from model_problems(teacher.model, teacher.options, classes, "teacher", teacher.pretrained)
     if teacher.weights is not None and not Path(teacher.weights).is_file():
         yield f"teacher.weights: no such file: {teacher.weights}"

@@ -13,6 +13,7 @@ from abkd.errors import AbkdError, nearest
 
 _SAID_WITHOUT_VALUE = {"extra_forbidden", "missing", "value_error"}
 _WORDING = (
+    ("List should have at least 1 item after validation, not 0", "expected at least 1 item"),
     ("Input should be", "expected"),
     ("Value error, ", ""),
     ("a valid dictionary or instance of", "a mapping, as"),

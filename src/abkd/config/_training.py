@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+import math
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -33,6 +35,13 @@ _ELSEWHERE = {
     "do_predict": "the command",
     "local_rank": "the launcher",
 }
+# What would be accepted by transformers' arguments and then work against this library's trainers.
+_REFUSED = {"push_to_hub": "a run folder holds more than one model: push best/ yourself when the run is finished"}
+_REFUSED_IMAGE = {
+    **_REFUSED,
+    "metric_for_best_model": "the best epoch is chosen and kept by training.select_by",
+    "load_best_model_at_end": "the best epoch is chosen and kept by training.select_by",
+}
 _ELSEWHERE_LM = {
     **_ELSEWHERE,
     "pretrain_weight": "loss",
@@ -51,6 +60,18 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "lr_scheduler_type": ("auto",),
 }
 _NAMES_LM = {**_NAMES, "select_by": ("nll", "loss", "divergence", "forward_kl", "agreement")}
+# Optimisers, by the beginning or the end of their name, and the package each needs beside torch.
+_OPTIMISERS = (
+    (("galore",), (), "galore_torch"),
+    (("lomo", "adalomo"), (), "lomo_optim"),
+    (("grokadamw",), (), "grokadamw"),
+    (("schedule_free",), (), "schedulefree"),
+    (("apollo",), (), "apollo_torch"),
+    (("stable_adamw",), (), "optimi"),
+    (("adamw_anyprecision",), (), "torchdistx"),
+    (("adamw_torch_4bit", "adamw_torch_8bit"), (), "torchao"),
+    (("paged_", "ademamix", "lion_", "rmsprop_bnb"), ("_8bit", "_32bit"), "bitsandbytes"),
+)
 # The least value that makes sense, and whether it may be reached.
 _LEAST: dict[str, tuple[float, bool]] = {
     "learning_rate": (0, False),
@@ -84,10 +105,13 @@ def check_training(training: Mapping[str, Any], path: str, task: str = "image") 
     for key, value in training.items():
         if key in elsewhere:
             faults.append(f"{path}.{key}: set by {elsewhere[key]}, not here")
+        elif key in (refused := _REFUSED if task == "lm" else _REFUSED_IMAGE) and value not in (None, False):
+            faults.append(f"{path}.{key}: {refused[key]}; leave it out")
         elif key not in kinds:
             faults.append(f"{path}.{key}: no such key; {_nearest_few(key, allowed, task)}")
         else:
             result, fault = _check_value(key, value, kinds[key], _NAMES_LM if task == "lm" else _NAMES)
+            fault = fault or _lacking(key, result, task)
             if fault:
                 faults.append(f"{path}.{key}: {fault}")
             else:
@@ -131,9 +155,38 @@ def _check_value(key: str, value: Any, kind: Any, names: Mapping[str, tuple[str,
     least = _LEAST.get(key)
     if least and isinstance(result, (int, float)) and (result < least[0] or (result == least[0] and not least[1])):
         return value, f"expected {'at least' if least[1] else 'more than'} {least[0]:g}, got {value}"
-    if isinstance(result, float) and result != result:
-        return value, "expected a number, got nan"
+    if isinstance(result, float) and not math.isfinite(result):
+        return value, f"expected a finite number, got {result}"
     return result, None
+
+
+def _lacking(key: str, value: Any, task: str) -> str | None:
+    """What a choice needs that is not there: a package, or the best model of transformers."""
+    if key == "save_strategy" and value == "best" and task == "image":
+        return "the best epoch is kept anyway, by training.select_by; choose epoch, steps or no"
+    if key == "optim" and isinstance(value, str):
+        for starts, ends, package in _OPTIMISERS:
+            if (value.startswith(starts) or (ends and value.endswith(ends))) and find_spec(package) is None:
+                return f"{value!r} needs the package {package}, which is not installed"
+    if key == "report_to":
+        return _not_reporting([value] if isinstance(value, str) else value)
+    return None
+
+
+def _not_reporting(wanted: Any) -> str | None:
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    for name in wanted or ():
+        if name in {"none", "all"}:
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            return f"got {name!r}; {nearest(str(name), [*INTEGRATION_TO_CALLBACK, 'none'])}"
+        if name not in get_available_reporting_integrations():
+            return f"{name!r} needs its package, which is not installed: pip install {name}"
+    return None
 
 
 def _config_class(task: str) -> Any:
@@ -175,7 +228,7 @@ def _members(kind: Any) -> tuple[Any, ...]:
     """The alternatives of a union, or the type itself."""
     inner = typing.get_args(kind)
     origin = typing.get_origin(kind)
-    if inner and origin not in (list, dict, tuple):
+    if inner and origin not in (list, dict, tuple, Sequence):
         return tuple(member for part in inner for member in _members(part))
     return (origin or kind,)
 
@@ -190,7 +243,7 @@ def _choices(kind: Any) -> list[str]:
 
 def _in_words(kind: Any) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    words |= {list: "a list", dict: "a mapping"}
+    words |= {list: "a list", Sequence: "a list", dict: "a mapping"}
     return " or ".join(words.get(member, str(member)) for member in _members(kind))
 
 

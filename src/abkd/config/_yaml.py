@@ -48,7 +48,13 @@ class _Loader(yaml.SafeLoader):
 
 
 def _int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))
+    text = loader.construct_scalar(node)
+    try:
+        return int(text)
+    except ValueError:  # Python refuses thousands of digits
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a number of {len(str(text))} digits is too long", node.start_mark
+        ) from None
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
@@ -75,6 +81,8 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
         raise RecipeError([f"{where}: not valid YAML: {error.problem or error.context}"]) from error
     except yaml.YAMLError as error:
         raise RecipeError([f"not valid YAML: {error}"]) from error
+    except RecursionError as error:
+        raise RecipeError(["not a recipe: its lists and mappings lie too deep in one another"]) from error
     finally:
         loader.dispose()
     return value, loader.faults

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from abkd.engine._progress import ProgressBar, Report
+from abkd.errors import CorruptFileError
 
 _PREFIX = "validation_"
 
@@ -56,8 +57,17 @@ class RunResult:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], folder: Path) -> RunResult:
-        """The result that `to_dict` wrote, found in `folder`."""
-        return cls(folder=folder, **value)
+        """The result that `to_dict` wrote, found in `folder`.
+
+        Raises:
+            CorruptFileError: it is something else.
+        """
+        try:
+            return cls(folder=folder, **value)
+        except TypeError as error:
+            raise CorruptFileError(
+                f"{folder / 'result.json'}: not the result of a run ({error}); run it again"
+            ) from error
 
 
 def history_of(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

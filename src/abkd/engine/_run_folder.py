@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from abkd.engine._environment import environment
 from abkd.errors import CorruptFileError, InputError, RunExistsError
@@ -105,8 +105,15 @@ class RunFolder:
         return (self.path / RUN_FILE).is_file()
 
     def settings(self) -> dict[str, Any]:
-        """The settings that the run was started with."""
-        return read_json(self.path / RUN_FILE)
+        """The settings that the run was started with.
+
+        Raises:
+            CorruptFileError: the file holds something else.
+        """
+        stored = read_json(self.path / RUN_FILE)
+        if not isinstance(stored, dict):
+            raise CorruptFileError(f"{self.path / RUN_FILE}: expected an object with the run's settings")
+        return cast("dict[str, Any]", stored)
 
     def result(self) -> dict[str, Any] | None:
         """What the finished run measured, or None."""
@@ -122,8 +129,6 @@ class RunFolder:
 
     def _check_same(self, settings: Mapping[str, Any]) -> None:
         stored = self.settings()
-        if not isinstance(stored, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise CorruptFileError(f"{self.path / RUN_FILE}: expected an object with the run's settings")
         differing = sorted(_differences(stored, self._where_it_lies_now(stored, settings)))
         if differing:
             raise InputError(

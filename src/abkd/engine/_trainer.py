@@ -142,7 +142,7 @@ class EngineTrainer(Trainer):
         )
 
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **options: Any) -> Any:
-        """transformers' own; `dataloader_drop_last` leaves samples out of training only, never out of a measure."""
+        """Make a loader; `dataloader_drop_last` leaves samples out of training only, never out of a measure."""
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
@@ -167,10 +167,13 @@ class EngineTrainer(Trainer):
             ignore_keys_for_eval: keys of the model's output to leave out in evaluation.
 
         Raises:
-            InputError: there is nothing to resume from, or the checkpoint is of another model.
+            InputError: there are no data to train on, there is nothing to resume from, or the checkpoint is of
+                another model or optimiser.
             CorruptFileError: the checkpoint named is not whole.
             TrainingError: the loss is NaN or infinite.
         """
+        if self.train_dataset is None:
+            raise InputError("train_dataset is None: give the trainer the data to train on")
         folder = checkpoint_to_resume(resume_from_checkpoint, str(self.args.output_dir))
         self._resumed = None
         if self.best is not None:
@@ -182,6 +185,23 @@ class EngineTrainer(Trainer):
                 self.best.load(folder, self._resumed["best"])
             self.read_state(folder)
         return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both, and refuse the state of another optimiser before it fails in a step."""
+        optimizer = cast("Any", self.optimizer)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except KeyError as error:
+            lacking = [str(error.args[0])]
+        else:
+            if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                return
+            lacking = sorted({*optimizer.defaults} - {*optimizer.param_groups[0]})
+        if lacking:
+            raise InputError(
+                f"{checkpoint}: the state of another optimiser, without {', '.join(lacking)}; "
+                "resume with the optim that the run was started with"
+            )
 
     def restore_progress(self) -> None:
         """Restore the sum of the losses since the last log, so that a resumed run logs the same numbers."""

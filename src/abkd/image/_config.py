@@ -120,6 +120,11 @@ class DistillationConfig(TrainingArguments):
             InputError: an unknown method, divergence or setting, or a value out of range.
         """
         divergence = self.divergence
+        if divergence is not None and not isinstance(divergence, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                'divergence: expected {"name": ..., setting: value}, such as {"name": "alpha_beta", "alpha": 0.8, '
+                f'"beta": 0.2}}, got {divergence!r}; an object goes to objective=by_name(method, divergence=...)'
+            )
         if (self.alpha is None) != (self.beta is None):
             raise InputError("alpha and beta belong together: give both, or neither for the method's own")
         if self.alpha is not None:

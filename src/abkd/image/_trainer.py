@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -61,6 +62,10 @@ class DistillationTrainer(EngineTrainer):
         objective: Any = None,
     ) -> None:
         args = _checked_args(args, objective, eval_dataset)
+        if objective is not None and not hasattr(objective, "needs_teacher"):
+            raise InputError(
+                f"objective: expected an object of abkd.image.objectives, such as by_name('kd'), got {objective!r}"
+            )
         self._objectives = args.objective() if objective is None else FixedObjective(objective)
         self.teacher = None if teacher_model is None else as_teacher(teacher_model)
         self._check_teacher(model, args)
@@ -181,15 +186,32 @@ def collate_images(samples: Sequence[Any]) -> dict[str, Tensor]:
         `pixel_values` (B, C, H, W) and `labels` (B,).
 
     Raises:
-        InputError: a sample of another kind, or images of different sizes.
+        InputError: a sample of another kind, images of different sizes, or labels that are no whole numbers.
     """
     pairs = [_pair(sample) for sample in samples]
-    images = [torch.as_tensor(image) for image, _ in pairs]
+    images = [_as_tensor(image) for image, _ in pairs]
     if any(image.shape != images[0].shape for image in images):
         shapes = sorted({tuple(image.shape) for image in images})
         raise InputError(f"the images of a batch must have one shape, got {shapes}; set image_size")
-    labels = torch.as_tensor([int(label) for _, label in pairs])
+    labels = torch.as_tensor([_as_label(label) for _, label in pairs])
     return {"pixel_values": torch.stack(images), "labels": labels}
+
+
+def _as_tensor(image: Any) -> Tensor:
+    try:
+        return torch.as_tensor(image)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"expected images as tensors or arrays (C, H, W), got {type(image).__name__}; give the data set a "
+            "transform that makes tensors, such as torchvision's ToTensor"
+        ) from error
+
+
+def _as_label(label: Any) -> int:
+    try:
+        return operator.index(label)
+    except (TypeError, RuntimeError) as error:
+        raise InputError(f"expected a whole number as the label of an image, got {label!r}") from error
 
 
 def _pair(sample: Any) -> tuple[Any, Any]:

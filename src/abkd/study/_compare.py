@@ -67,9 +67,9 @@ def compare(
 ) -> Comparison:
     """Run every method with every seed and write the reports into `folder`.
 
-    A run that ends in an AbkdError or in one of torch's errors (no memory left, say) is kept as a failure and the others go on. An interruption (Ctrl-C) leaves
-    finished runs where they are; calling `compare` again, with a `run` that returns what it finds finished,
-    goes on.
+    A run that ends in an AbkdError or in one of torch's errors (no memory left, say) is kept as a failure and the
+    others go on. An interruption (Ctrl-C) leaves finished runs where they are; calling `compare` again, with a
+    `run` that returns what it finds finished, goes on.
 
     Args:
         methods: names, each once, in the order of the table.

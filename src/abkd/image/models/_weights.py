@@ -111,7 +111,7 @@ def _read(file: Path) -> Any:
                 "trust it, save its state dict alone with torch.save(checkpoint['model'], path)"
             ) from error
         raise CorruptFileError(f"{file}: cannot be read as weights ({_first_line(error)})") from error
-    except (EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
+    except (EOFError, RuntimeError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
         raise CorruptFileError(f"{file}: cannot be read as weights ({_first_line(error)})") from error
 
 
