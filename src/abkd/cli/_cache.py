@@ -32,7 +32,7 @@ def cache(
         float | None,
         typer.Option("--min-probability", metavar="P", help="Only entries of at least this; with none given, 0.0015."),
     ] = None,
-    bits: Annotated[int, typer.Option("--bits", metavar="8|16", help="Of each log-probability.")] = 8,
+    bits: Annotated[int, typer.Option("--bits", metavar="4-8|16", help="Of each log-probability.")] = 6,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows the teacher reads at once.")] = 8,
 ) -> None:
     """Keep a language teacher's answers to the training rows.

@@ -1,0 +1,195 @@
+"""The teacher cache: interruption, damage, a full disk, and what it refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import lm_toys
+import pytest
+import torch
+from cache_toys import build
+
+from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
+from abkd.lm.data import tokenise
+from abkd.teachers import LmCache
+from abkd.teachers import _lm_cache_store as store
+from abkd.teachers._lm_cache_codec import Form, decode, encode
+from abkd.teachers._lm_cache_select import Asker, Rule, select
+
+
+@pytest.fixture
+def rows(instructions: Any, tokenizer: Any) -> Any:
+    return tokenise(instructions, tokenizer)
+
+
+# Interruption.
+
+
+def test_an_interrupted_build_goes_on_and_asks_only_for_what_is_missing(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build(rows, teacher, tokenizer, tmp_path / "whole")
+    asked: list[int] = []
+    ask = Asker.ask
+
+    def counting(self: Asker, some: Any) -> Any:
+        asked.append(len(some))
+        if sum(asked) > 16:
+            raise KeyboardInterrupt
+        return ask(self, some)
+
+    monkeypatch.setattr(Asker, "ask", counting)
+    with pytest.raises(KeyboardInterrupt):
+        build(rows, teacher, tokenizer, tmp_path / "c")
+    with pytest.raises(InputError, match="not finished; build it again to resume"):
+        LmCache.open(tmp_path / "c")
+    (tmp_path / "c" / "parts" / ".staged-part-00002-x").mkdir()  # as a killed process leaves it
+    asked.clear()
+    monkeypatch.setattr(Asker, "ask", lambda self, some: (asked.append(len(some)), ask(self, some))[1])
+    cache = build(rows, teacher, tokenizer, tmp_path / "c")
+    assert sum(asked) == len(rows) - 14
+    assert not list((tmp_path / "c" / "parts").glob(".staged*"))
+    for name in cache.dataset.column_names:
+        assert list(cache.dataset[name]) == list(whole.dataset[name])
+    asked.clear()
+    build(rows, teacher, tokenizer, tmp_path / "c", rows_per_part=5)
+    assert not asked
+    with pytest.raises(RunExistsError, match="resume it"):
+        build(rows, teacher, tokenizer, tmp_path / "c", resume=False)
+
+
+def test_a_damaged_part_is_found_and_made_anew_while_building(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    build(rows, teacher, tokenizer, tmp_path / "c")
+    file = tmp_path / "c" / "parts" / "part-00001" / "data.arrow"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"part-00001/data\.arrow: its content has changed"):
+        LmCache.open(tmp_path / "c")
+    (tmp_path / "c" / "manifest.json").unlink()
+    build(rows, teacher, tokenizer, tmp_path / "c")
+    LmCache.open(tmp_path / "c")
+
+
+def test_no_room_on_the_disk(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage(10, 10, 1000))
+    with pytest.raises(AbkdError, match=r"no room on this disk.*MB more are needed"):
+        build(rows, teacher, tokenizer, tmp_path / "c")
+    free = iter([10**9, 10**9, 10**9, 0])
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage(10, 10, next(free)))
+    with pytest.raises(AbkdError, match="The 14 rows done are kept"):
+        build(rows, teacher, tokenizer, tmp_path / "c")
+    monkeypatch.undo()
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("datasets.arrow_writer.ArrowWriter.write_batch", full)
+    with pytest.raises(AbkdError, match="no room on this disk"):
+        build(rows, teacher, tokenizer, tmp_path / "c")
+    monkeypatch.undo()
+    assert not list((tmp_path / "c" / "parts").glob(".staged*"))
+    assert len(build(rows, teacher, tokenizer, tmp_path / "c")) == len(rows)
+
+
+# What is refused.
+
+
+def test_another_teacher_tokenizer_or_data_set_is_refused(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "c"
+    cache = build(rows, teacher, tokenizer, folder)
+    cache.check_tokenizer(tokenizer)
+    cache.check_teacher(teacher)
+    cache.check_dataset(rows.shuffle(seed=1).select(range(5)))
+    other_teacher = lm_toys.frozen(lm_toys.tiny_model(seed=3))
+    other_tokenizer = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    other_tokenizer.add_tokens(["<more>"])
+    other_rows = tokenise(lm_toys.instructions(6, start=40), tokenizer)
+    with pytest.raises(InputError, match=r"another tokenizer.*320 tokens.*321.*seqkd"):
+        cache.check_tokenizer(other_tokenizer)
+    with pytest.raises(InputError, match="another teacher"):
+        cache.check_teacher(other_teacher)
+    with pytest.raises(InputError, match=r"another teacher.*another precision"):
+        cache.check_teacher(lm_toys.frozen(lm_toys.tiny_model(seed=2).to(torch.bfloat16)))
+    with pytest.raises(InputError, match=r"6 of 6 rows are not in this teacher cache \(rows 0, 1"):
+        cache.check_dataset(other_rows)
+    for changes, word in (
+        ({"teacher": other_teacher}, "another teacher"),
+        ({"rows": other_rows}, "other data"),
+        ({"rows": rows.shuffle(seed=1)}, "another order"),
+        ({"top_k": 3}, "another choice of entries"),
+        ({"bits": 16}, "another number of bits"),
+    ):
+        given: dict[str, Any] = {"rows": rows, "teacher": teacher, "tokenizer": tokenizer, **changes}
+        with pytest.raises(InputError, match=word):
+            build(folder=folder, **given)
+    tokenizer.chat_template = "{{ messages }}"
+    with pytest.raises(InputError, match="another chat template"):
+        build(rows, teacher, tokenizer, folder)
+
+
+def test_bad_input(rows: Any, instructions: Any, teacher: Any, tokenizer: Any, tmp_path: Path) -> None:
+    def refused(match: str, data: Any = rows, model: Any = teacher, **options: Any) -> None:
+        with pytest.raises(InputError, match=match):
+            build(data, model, tokenizer, tmp_path / "c", **options)
+
+    refused(r"expected tokenised rows.*found the columns prompt, completion.*abkd\.lm\.data\.tokenise", instructions)
+    refused("expected a datasets.Dataset", [1, 2])
+    refused("is empty", rows.select([]))
+    refused("train mode", model=lm_toys.tiny_model().requires_grad_(False).train())
+    refused("asks for gradients", model=lm_toys.tiny_model())
+    refused("bits: expected 4 to 8, or 16, got 9", bits=9)
+    refused("top_k: expected", top_k=0)
+    refused("min_entries: expected a number", min_entries=0)
+    refused("min_entries: expected at most top_k, 3, got 5", top_k=3, min_entries=5)
+    refused("tail_mass: expected", tail_mass=1.5)
+    refused("min_probability: expected", min_probability=0.0)
+    refused("temperature: expected", temperature=0.0)
+    refused("power: expected", power=-1.0)
+    refused("batch_size: expected", batch_size=0)
+    refused("rows_per_part: expected", rows_per_part=0)
+    refused("columns of a teacher cache already", rows.add_column("teacher_key", ["x"] * len(rows)))
+    refused("no token of this data set counts", rows.map(lambda row: {"labels": [-100] * len(row["labels"])}))
+    refused("head only 100 classes", model=lm_toys.frozen(lm_toys.tiny_model(vocabulary=100)))
+    assert not (tmp_path / "c").exists()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "mine.txt").write_text("mine")
+    refused("is no teacher cache")
+    with pytest.raises(InputError, match="expected a teacher cache, found no"):
+        LmCache.open(tmp_path / "c")
+
+
+def test_a_cache_of_another_format_or_with_missing_parts_is_refused(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    build(rows, teacher, tokenizer, tmp_path / "c")
+    shutil.rmtree(tmp_path / "c" / "parts" / "part-00002")
+    with pytest.raises(CorruptFileError, match="part-00002"):
+        LmCache.open(tmp_path / "c")
+    with pytest.raises(CorruptFileError, match="a part of the teacher cache is missing"):
+        LmCache.open(tmp_path / "c", verify=False)
+    identity = json.loads((tmp_path / "c" / "cache.json").read_text())
+    (tmp_path / "c" / "cache.json").write_text(json.dumps({**identity, "format": 99}))
+    with pytest.raises(InputError, match="format 99"):
+        LmCache.open(tmp_path / "c", verify=False)
+
+
+def test_bytes_that_do_not_fit_together_are_corrupt() -> None:
+    form = Form(300, 5, 8)
+    columns = encode(select(torch.randn(4, 300), Rule(top_k=5), form), form)
+    with pytest.raises(CorruptFileError, match="build the cache anew"):
+        decode([{**columns, "teacher_log_probs": columns["teacher_log_probs"][:-3]}], form, 1.0)
+    with pytest.raises(CorruptFileError):
+        decode([{**columns, "teacher_ids": columns["teacher_ids"][:4]}], form, 1.0)
