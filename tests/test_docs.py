@@ -142,7 +142,8 @@ def test_pictures_are_small_and_their_scripts_run(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for picture in PICTURES.glob("*.png"):
         scripts = picture.with_suffix(".py"), ROOT / "benchmarks" / f"{picture.stem}.py"
-        assert any(path.exists() for path in scripts), f"{picture.name} has no script"
+        made_by_demo = picture.stem == "demo"  # `make demo` draws it
+        assert made_by_demo or any(path.exists() for path in scripts), f"{picture.name} has no script"
         assert picture.stat().st_size < 200_000
     assert script("alpha_beta_plane").main(tmp_path).stat().st_size > 10_000
 
