@@ -1,125 +1,394 @@
-"""Which method distils SmolLM2-135M best into 20 (and 10) of its own layers, everything else equal?
+"""Which method distils SmolLM2-135M best into 20 (and into 10) of its own layers, everything else equal?
 
-All methods start from the same weights, see the same rows in the same order and take the same number of steps. Each
-has the learning rate that served it best on the validation rows, of the same few candidates, with seed 1 alone; then
-it runs with every seed. Rows are answers of the teacher to given prompts (a file with a column `instruction`, as
-Self-Instruct's or Alpaca's), written once. Nothing finished is run again, so the command can be stopped and repeated:
+The teacher answers given prompts once, by sampling at temperature 1; prompts of training, validation and test are
+different ones. All methods start from the same weights, see the same rows in the same order for one epoch, and have
+the learning rate that led to the least validation NLL in a short run each, of the same candidates. Gradients are not
+clipped and the optimiser is AdamW, so the scale of a loss does not matter and needs no tuning. Since the rows are the
+teacher's own text, `sft` here is what the literature calls sequence-level distillation (seqkd).
 
-    python benchmarks/lm_methods.py --prompts FILE --output runs/lm-methods --sets self-instruct vicuna
-    python benchmarks/lm_methods.py --tiny --output /tmp/tiny        # checks the script on tiny random models
+One run takes minutes to a quarter of an hour, all of them many hours: finished runs are kept in
+benchmarks/results/lm_methods.json, and the command goes on with what is missing. Several processes may work on it
+side by side. The texts of Self-Instruct's 252 tasks and Vicuna's 80 questions are given as files:
+
+    python benchmarks/lm_methods.py run --prompts seed_tasks.jsonl --self-instruct user_oriented.jsonl \\
+        --vicuna questions.jsonl --vicuna-answers answers.jsonl
+    python benchmarks/lm_methods.py report
+    python benchmarks/lm_methods.py run --tiny             # checks the script: tiny random models, carried prompts
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
-from dataclasses import replace
+import random
+import shutil
+import statistics
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from abkd.lm import METHODS, LmData, LmEvaluation, LmRun, LmStudent, LmTeacher
-from abkd.storage import atomic_write_json, atomic_write_text
-from abkd.study import LmPlan, run_lms, to_markdown
-from abkd.study._dry_run_lm import made_up_parts
+import _report
+import torch
 
-WRITTEN = {"imitkd", "gkd", "minillm", "distillm"}
+from abkd.lm import LmData, LmEvaluation, LmParts, LmRun, LmStudent, LmTeacher, load_smollm2, run_lm
+from abkd.lm._seqkd import TeacherText
+from abkd.lm._student_settings import Sampling
+from abkd.lm.data import load_instructions, tokenise
+from abkd.lm.evaluation import held_out
+from abkd.study._lm import quiet_libraries
+
+RESULTS = _report.RESULTS / "lm_methods.json"
+TOWARDS = {
+    "name": "alpha_beta",
+    "alpha": {"from": 1.0, "to": 0.2, "shape": "cosine"},
+    "beta": {"from": 0.0, "to": 0.7, "shape": "cosine"},
+}
+# Each line of the table: a method, and what it is given beside its own settings.
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "sft": {"method": "sft"},
+    "kd": {"method": "kd"},
+    "rkd": {"method": "rkd"},
+    "jsd": {"method": "jsd"},
+    "tvd": {"method": "tvd"},
+    "akl": {"method": "akl"},
+    "bdkd": {"method": "bdkd"},
+    "abkd": {"method": "abkd"},
+    "abkd, from forward KL": {"method": "abkd", "divergence": TOWARDS},
+    "imitkd": {"method": "imitkd", "student_text": {}},
+    "gkd": {"method": "gkd", "student_text": {}},
+    "minillm": {"method": "minillm", "student_text": {}},
+    "distillm": {"method": "distillm", "student_text": {}},
+    "abkd, own text": {
+        "method": "abkd",
+        "student_text": {"share": 0.0, "schedule": "adaptive", "replay": 1000},
+    },
+}
+RATES = (2e-4, 5e-4, 1.2e-3)
+BATCH, NEW_TOKENS, LENGTH, PROMPT_TOKENS = 8, 40, 160, 64
+COLUMNS = (
+    ("forward_kl", "KL", 3),
+    ("nll", "NLL", 3),
+    ("reverse_kl", "reverse KL", 3),
+    ("agreement", "agreement %", 1),
+    ("rouge_l_self-instruct", "Self-Instruct", 2),
+    ("rouge_l_vicuna", "Vicuna", 2),
+)
 
 
-def settings(options: argparse.Namespace, method: str, layers: int, rate: float, seed: int) -> LmRun:
+# The data.
+
+
+def prompts(files: list[str]) -> list[str]:
+    """The project's own prompts and those of the files, each once, in a fixed shuffled order."""
+    found: dict[str, None] = {}
+    for name in ("everyday-tasks", *files):
+        found.update(dict.fromkeys(row["prompt"][-1]["content"] for row in load_instructions(name, template="chat")))
+    order = list(found)
+    random.Random(0).shuffle(order)
+    return order
+
+
+def answered(options: argparse.Namespace, teacher: Any, tokenizer: Any, texts: list[str], name: str) -> Any:
+    """Tokenised rows of these prompts with the teacher's answers; where one was cut short, no end is a target."""
+    import datasets
+
+    sampling = Sampling(max_new_tokens=options.new_tokens)
+    asked = datasets.Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in texts])
+    with lock(options.output / f"{name}.lock", wait=True):
+        writer = TeacherText(teacher, tokenizer, sampling, options.output / "answers" / name, batch=64)
+        rows = writer.of(asked, report=lambda done, _: print(f"\r{name}: {done:.0%}", end="", flush=True))
+    rows = rows.filter(lambda row: bool(row["completion"][-1]["content"].strip()))
+    end = tokenizer.eos_token_id
+
+    def uncut(row: dict[str, Any]) -> dict[str, Any]:
+        places = [place for place, label in enumerate(row["labels"]) if label == end]
+        if places and places[-1] - next(i for i, label in enumerate(row["labels"]) if label >= 0) >= options.new_tokens:
+            return {"labels": [-100 if place >= places[-1] else label for place, label in enumerate(row["labels"])]}
+        return {"labels": row["labels"]}
+
+    return tokenise(rows, tokenizer, max_length=LENGTH).select_columns(["input_ids", "labels"]).map(uncut)
+
+
+def load(options: argparse.Namespace) -> LmParts:
+    """Teacher, rows and test sets."""
+    if options.tiny:
+        from abkd.study._dry_run_lm import byte_tokenizer, tiny_llama
+
+        tokenizer = byte_tokenizer()
+        teacher = tiny_llama(len(tokenizer), 4)
+    else:
+        teacher, tokenizer = load_smollm2()
+    teacher = teacher.to(torch.float32 if options.tiny else torch.bfloat16).eval().requires_grad_(False)
+    asked = prompts(options.prompts)
+    if options.tiny:
+        asked = asked[:24]
+    held = len(asked) // 3
+    most = {"tokenizer": tokenizer, "max_prompt_length": PROMPT_TOKENS, "template": "chat"}
+    sets = {}
+    if options.self_instruct:
+        sets["self-instruct"] = load_instructions(options.self_instruct, "test", **most)
+    if options.vicuna:
+        sets["vicuna"] = load_instructions(options.vicuna, "test", answers=options.vicuna_answers, **most)
+    fitting = [text for text in asked if len(tokenizer(text)["input_ids"]) <= PROMPT_TOKENS or options.tiny]
+    training = [text for text in fitting[held:] for _ in range(-(-options.rows // len(fitting[held:])))]
+    random.Random(1).shuffle(training)
+    parts = {
+        "test": fitting[: 2 * held // 3],
+        "validation": fitting[2 * held // 3 : held],
+        "train": training[: options.rows],
+    }
+    rows = {name: answered(options, teacher, tokenizer, texts, name) for name, texts in parts.items()}
+    return LmParts(tokenizer, rows["train"], rows["validation"], rows["test"], sets, teacher=teacher, origin=teacher)
+
+
+# The runs.
+
+
+def settings(options: argparse.Namespace, name: str, layers: int, rate: float, seed: int, steps: int) -> LmRun:
     """One run."""
-    text = {"max_new_tokens": options.new_tokens} if method in WRITTEN else None
+    own = dict(CONTENDERS[name])
+    if "student_text" in own:
+        own["student_text"] = {**own["student_text"], "max_new_tokens": options.new_tokens}
+    adaptive = name in ("distillm", "abkd, own text")
     return LmRun(
         student=LmStudent(layers=layers, keep="even" if options.tiny else "influence"),
-        data=LmData(
-            options.prompts,
-            validation=options.held_out,
-            test=options.held_out,
-            train_size=options.rows,
-            template="chat",
-            answers={"generation_temperature": 0.7, "max_new_tokens": options.new_tokens},
+        data=LmData("the teacher's answers", validation="likewise", template="chat"),
+        teacher=LmTeacher("smollm2-135m", dtype="bfloat16"),
+        evaluation=LmEvaluation(
+            sets=("self-instruct", "vicuna"), seeds=(10,), max_new_tokens=options.text_tokens, batch_size=64, samples=0
         ),
-        method=method,
-        student_text=text,
-        teacher_text={"max_new_tokens": options.new_tokens} if method == "seqkd" else None,
-        teacher=LmTeacher("smollm2-135m", dtype="float32"),
-        evaluation=LmEvaluation(sets=tuple(options.sets), seeds=(10, 20, 30), max_new_tokens=128, samples=0),
         training={
-            "max_steps": options.steps,
-            "per_device_train_batch_size": 8,
+            "max_steps": steps,
+            "per_device_train_batch_size": BATCH,
             "per_device_eval_batch_size": 16,
             "learning_rate": rate,
             "lr_scheduler_type": "cosine",
-            "max_length": 256,
-            "max_grad_norm": 1.0,
+            "warmup_steps": steps // 20,
+            "max_length": LENGTH,
+            "max_grad_norm": 0.0,
             "eval_strategy": "steps",
-            "eval_steps": max(options.steps // 4, 1),
-            "save_strategy": "steps",
-            "save_steps": max(options.steps // 4, 1),
+            "eval_steps": max(steps // 4, 1) if adaptive else steps,
+            "save_strategy": "no",
+            "logging_steps": 10,
             "gradient_checkpointing": False,
-            "use_cpu": options.tiny,
+            "use_cpu": True,
+            "bf16": not options.tiny,
         },
         seed=seed,
+        **own,
     )
 
 
-def best_rate(options: argparse.Namespace, method: str, layers: int, place: Path, parts: Any) -> float:
-    """The candidate with the least validation NLL, one run each; kept in tuned.json."""
-    file = place / "tuned.json"
-    known: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
-    if method not in known:
-        found: dict[float, float] = {}
-        for rate in options.rates:
-            plan = LmPlan({method: {1: replace(settings(options, method, layers, rate, 1), evaluation=NO_TEXTS)}})
-            folder = place / "tuning" / method / f"{rate:g}"
-            result = run_lms(plan, folder, resume=True, progress=False, parts=parts)
-            if result.records:
-                found[rate] = result.records[0].metrics["validation"]["best"]["nll"]
-        if not found:
-            raise SystemExit(f"{method}: every candidate learning rate failed; see {place / 'tuning' / method}")
-        known[method] = min(found, key=lambda rate: found[rate])
-        atomic_write_json(file, known)
-    return known[method]
+def tuned(options: argparse.Namespace, parts: LmParts, name: str, layers: int) -> dict[str, float]:
+    """Validation NLL after a short run, by learning rate."""
+    found: dict[str, float] = {}
+    for rate in options.rates:
+        run = settings(options, name, layers, rate, 1, options.tuning_steps)
+        short = LmParts(
+            parts.tokenizer, parts.train, parts.validation, None, {}, teacher=parts.teacher, origin=parts.origin
+        )
+        place = options.output / f"{layers}" / "tuning" / name / f"{rate:g}"
+        result = run_lm(run, place, resume=True, progress=False, parts=short)
+        shutil.rmtree(place / "best", ignore_errors=True)
+        shutil.rmtree(place / "last", ignore_errors=True)
+        found[f"{rate:g}"] = result.metrics["validation"]["best"]["nll"]
+    return found
 
 
-NO_TEXTS = LmEvaluation(samples=0)
+def work(options: argparse.Namespace) -> None:
+    """Make what is missing, run by run."""
+    quiet_libraries()
+    parts = load(options)
+    measured_start(options, parts)
+    for layers in options.layers:
+        for seed in options.seeds:
+            for name in options.methods:
+                with lock(options.output / f"{layers}-{name}.lock") as mine:
+                    if mine:
+                        make(options, parts, name, layers, seed)
+
+
+def make(options: argparse.Namespace, parts: LmParts, name: str, layers: int, seed: int) -> None:
+    """One run, after the search for its learning rate, unless both are known."""
+    key, rates = f"{layers}/{name}/{seed}", f"{layers}/{name}/rates"
+    known = read(options)
+    if key in known:
+        return
+    started = time.monotonic()
+    if rates not in known:
+        keep(options, rates, tuned(options, parts, name, layers))
+    found = read(options)[rates]
+    rate = float(min(found, key=lambda each: found[each]))
+    place = options.output / f"{layers}" / name / f"{seed}"
+    run = settings(options, name, layers, rate, seed, options.rows // BATCH)
+    fresh = LmParts(**{**vars(parts), "start": {}})
+    result = run_lm(run, place, resume=True, progress=False, parts=fresh)
+    shutil.rmtree(place / "best", ignore_errors=True)
+    shutil.rmtree(place / "last", ignore_errors=True)
+    measures = result.metrics["test"]["best"]
+    keep(options, key, {"rate": rate, **{name: round(value, 5) for name, value in measures.items()}})
+    print(f"{key}: KL {measures['forward_kl']:.3f}, {time.monotonic() - started:.0f} s", flush=True)
+
+
+def measured_start(options: argparse.Namespace, parts: LmParts) -> None:
+    """What the students are worth before any training, and the numbers of rows."""
+    for layers in options.layers:
+        if f"{layers}/start" not in read(options):
+            student = parts.student(settings(options, "kd", layers, 1e-4, 1, 1))
+            found = held_out(student, parts.test, parts.tokenizer, teacher=parts.teacher, batch_size=16)
+            keep(options, f"{layers}/start", {name: round(value, 5) for name, value in found.items()})
+    sizes = {name: len(getattr(parts, name)) for name in ("train", "validation", "test")}
+    facts = _report.machine(("torch", "transformers", "trl"))
+    keep(options, "about", {"rows": sizes, "steps": options.rows // BATCH, "machine": facts})
+
+
+# What is kept.
+
+
+@contextmanager
+def lock(file: Path, wait: bool = False) -> Generator[bool]:
+    """Whether this process alone holds the file; let go when the process ends, however it ends."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def read(options: argparse.Namespace) -> dict[str, Any]:
+    """All results so far."""
+    file = results(options)
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def keep(options: argparse.Namespace, key: str, value: Any) -> None:
+    """Add one result, one process at a time."""
+    with lock(options.output / "results.lock", wait=True):
+        file = results(options)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps({**read(options), key: value}, indent=1, sort_keys=True) + "\n")
+        fresh.replace(file)
+
+
+def results(options: argparse.Namespace) -> Path:
+    """The file of results: the repository's, and a tiny run's own."""
+    return options.output / "results.json" if options.tiny else options.results
+
+
+# The report.
+
+
+def report(options: argparse.Namespace) -> None:
+    """Tables and a picture into the docs, of what is there."""
+    found = read(options)
+    texts = [text for layers in options.layers if (text := one_table(found, layers))]
+    if not texts:
+        raise SystemExit(f"{results(options)}: no finished run; make some with `lm_methods.py run`")
+    about = found["about"]
+    rows = about["rows"]
+    closing = (
+        f"{rows['train']} rows, {about['steps']} steps of {BATCH}; measured on {rows['test']} rows of other prompts. "
+        "KL and NLL in nats a token; ROUGE-L x 100 of one sampled response a prompt. Mean ± standard deviation over "
+        "seeds where there are several. " + _report.stamp("python benchmarks/lm_methods.py run", about["machine"])
+    )
+    _report.into_docs("language-models.md", "lm methods", "\n\n".join([*texts, closing]))
+    for layers in options.layers:
+        draw(found, layers)
+
+
+def runs_of(found: dict[str, Any], layers: int, name: str) -> list[dict[str, float]]:
+    """The finished runs of one line."""
+    return [found[key] for seed in (1, 2, 3) if (key := f"{layers}/{name}/{seed}") in found]
+
+
+def one_table(found: dict[str, Any], layers: int) -> str | None:
+    """The table of one size of student, best KL first."""
+    known = {name: runs for name in CONTENDERS if (runs := runs_of(found, layers, name))}
+    if not known:
+        return None
+    order = sorted(known, key=lambda name: statistics.mean(run["forward_kl"] for run in known[name]))
+    lines = [["before training", "", "", *(_cell([found[f"{layers}/start"]], *column) for column in COLUMNS)]]
+    for name in order:
+        runs = known[name]
+        title = f"{name} (= seqkd)" if name == "sft" else name
+        lines.append([title, str(len(runs)), f"{runs[0]['rate']:g}", *(_cell(runs, *column) for column in COLUMNS)])
+    header = ["method", "seeds", "rate", *(title for _, title, _ in COLUMNS)]
+    return f"{layers} of 30 layers:\n\n{_report.table(header, lines)}"
+
+
+def _cell(runs: list[dict[str, float]], key: str, _: str, digits: int) -> str:
+    values = [run[key] * (100 if key == "agreement" else 1) for run in runs if key in run]
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def draw(found: dict[str, Any], layers: int) -> None:
+    """Held-out KL beside ROUGE-L of each method."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    known = {name: runs for name in CONTENDERS if (runs := runs_of(found, layers, name))}
+    order = sorted(known, key=lambda name: statistics.mean(run["forward_kl"] for run in known[name]))
+    panels = [column for column in COLUMNS if any(column[0] in run for runs in known.values() for run in runs)]
+    panels = [column for column in panels if column[0] in ("forward_kl", "rouge_l_self-instruct", "rouge_l_vicuna")]
+    if not order or not panels:
+        return
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels) + 1.2, 4.2), sharey=True, squeeze=False)
+    for axis, (key, title, _) in zip(axes[0], panels, strict=True):
+        for place, name in enumerate(order):
+            values = [run[key] for run in known[name] if key in run]
+            colour = "#1f6f8b" if name.startswith("abkd") else "#8a9099"
+            axis.plot(values, [place] * len(values), "o", color=colour, markersize=5, alpha=0.6)
+            axis.plot([statistics.mean(values)], [place], "|", color=colour, markersize=14, markeredgewidth=2)
+        axis.set_title("held-out forward KL, nats" if key == "forward_kl" else f"ROUGE-L, {title}", fontsize=9)
+        axis.grid(axis="x", color="#e6e6e6")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_yticks(range(len(order)), order, fontsize=8)
+    axes[0][0].invert_yaxis()
+    figure.suptitle(f"SmolLM2-135M into {layers} of its 30 layers", fontsize=10)
+    figure.tight_layout()
+    _report.PICTURES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(_report.PICTURES / f"lm_methods_{layers}.png", dpi=130)
+    plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", default="everyday-tasks", help="a name or file for load_instructions")
-    parser.add_argument("--output", type=Path, default=Path("runs/lm-methods"))
-    parser.add_argument("--sets", nargs="*", default=[], help="test sets for ROUGE-L")
-    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("what", choices=["run", "report"])
+    parser.add_argument("--prompts", nargs="*", default=[], help="files of prompts beside the project's own")
+    parser.add_argument("--self-instruct", help="file of Self-Instruct's 252 tasks, for ROUGE-L")
+    parser.add_argument("--vicuna", help="file of Vicuna's 80 questions, for ROUGE-L")
+    parser.add_argument("--vicuna-answers", help="file of their reference answers")
+    parser.add_argument("--output", type=Path, default=Path("runs/lm-methods"), help="answers, locks and logs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file of finished runs")
+    parser.add_argument("--methods", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--layers", nargs="*", type=int, default=[20, 10])
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
-    parser.add_argument("--rates", nargs="*", type=float, default=[1e-4, 3e-4, 1e-3])
-    parser.add_argument("--rows", type=int, default=1500)
-    parser.add_argument("--held-out", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--new-tokens", type=int, default=96)
+    parser.add_argument("--rates", nargs="*", type=float, default=list(RATES))
+    parser.add_argument("--rows", type=int, default=1504)
+    parser.add_argument("--tuning-steps", type=int, default=24)
+    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, help="of an answer in training")
+    parser.add_argument("--text-tokens", type=int, default=64, help="of a response for ROUGE-L")
+    parser.add_argument("--threads", type=int, help="of torch; one a process is best where several work")
     parser.add_argument("--tiny", action="store_true", help="tiny random models and 2 steps, to check the script")
     options = parser.parse_args()
     if options.tiny:
-        options.steps, options.layers, options.new_tokens = 2, [1], 4
-    for layers in options.layers:
-        place = options.output / f"{layers}-layers"
-        parts = made_up_parts(settings(options, "kd", layers, 1e-4, 1)) if options.tiny else None
-        runs = {
-            method: {
-                seed: settings(options, method, layers, best_rate(options, method, layers, place, parts), seed)
-                for seed in options.seeds
-            }
-            for method in options.methods
-        }
-        comparison = run_lms(LmPlan(runs), place / "study", resume=True, parts=parts)
-        rates = ", ".join(
-            f"{method} {next(iter(each.values())).training['learning_rate']:g}" for method, each in runs.items()
-        )
-        text = (
-            f"{to_markdown(comparison)}\n{layers} layers, {options.steps} steps of 8 rows. Learning rates: {rates}.\n"
-        )
-        atomic_write_text(place / "table.md", text)
-        print(text)
+        options.layers, options.rows, options.tuning_steps, options.new_tokens = [1], 16, 1, 4
+        options.seeds, options.text_tokens = options.seeds[:1], 4
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    {"run": work, "report": report}[options.what](options)
 
 
 if __name__ == "__main__":

