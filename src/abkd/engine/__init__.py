@@ -12,8 +12,9 @@ from abkd.engine._best import BestWeights  # noqa: E402
 from abkd.engine._callbacks import MetricsLog  # noqa: E402
 from abkd.engine._environment import environment  # noqa: E402
 from abkd.engine._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
-from abkd.engine._result import RunResult, history_of, reporting, validation_of  # noqa: E402
+from abkd.engine._result import RunResult  # noqa: E402
 from abkd.engine._run_folder import RunFolder  # noqa: E402
+from abkd.engine._runs import OpenRun, Tested, is_main, load_result, size_of  # noqa: E402
 from abkd.engine._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
 from abkd.engine._trainer import EngineTrainer, TrainingError  # noqa: E402
 
@@ -21,17 +22,19 @@ __all__ = [
     "BestWeights",
     "EngineTrainer",
     "MetricsLog",
+    "OpenRun",
     "ProgressBar",
     "ProgressCallback",
     "Report",
     "RunFolder",
     "RunResult",
     "Schedule",
+    "Tested",
     "TrainingError",
     "as_schedule",
     "environment",
-    "history_of",
+    "is_main",
     "is_schedule",
-    "reporting",
-    "validation_of",
+    "load_result",
+    "size_of",
 ]

@@ -21,7 +21,8 @@ class RunResult:
     Attributes:
         folder: the run folder.
         seed: of the run.
-        seconds: wall time of the run as one process saw it (a resumed run counts its last part).
+        seconds: wall time of training and measuring, without loading what several runs may share (a resumed run
+            counts its last part).
         best_epoch: the epoch (from 1) with the best validation value of `select_by`.
         metrics: `metrics[split][which][name]`, split `validation` or `test`, which `best` (the epoch chosen
             on the validation split), `last`, or of a language model's test split also `start`. Names of an image

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import set_seed
 
-from abkd.engine import (
-    MetricsLog,
-    ProgressCallback,
-    Report,
-    RunFolder,
-    RunResult,
-    history_of,
-    reporting,
-    validation_of,
-)
-from abkd.errors import InputError
+from abkd.engine import MetricsLog, OpenRun, Report, RunFolder, RunResult, Tested, load_result, size_of
 from abkd.image._config import DistillationConfig
 from abkd.image._evaluate import evaluate_models
 from abkd.image._load import load_student, load_teacher
@@ -74,52 +61,26 @@ def run_image(
         InputError: settings that do not fit together.
         AbkdError: the run itself failed; the loss became NaN, say.
     """
-    started = time.monotonic()
-    if not 0 <= settings.seed < 2**32:
-        raise InputError(f"seed must be a whole number in [0, 2**32), got {settings.seed!r}")
-    plain = settings.to_dict()
-    run = RunFolder(Path(folder))
-    if _is_main():  # the other ranks may come after the first has opened the folder
-        RunFolder.check(folder, plain, resume=resume, overwrite=overwrite)
-    if resume and (finished := run.result()) is not None:
-        return RunResult.from_dict(finished, run.path)
+    run = OpenRun.check(settings, folder, resume=resume, overwrite=overwrite)
+    if (finished := run.finished()) is not None:
+        return finished
     set_seed(settings.seed)
     data = _load_data(settings.data) if data is None else data
-    config = _config(settings, run, has_validation=_has_samples(data.validation))
+    config = _config(settings, run.folder, has_validation=_has_samples(data.validation))
     config.objective()
     if teacher is None and settings.teacher is not None:
         teacher = load_teacher(settings.teacher, data)
     teacher = _prepared(teacher, settings, data, config)
     set_seed(settings.seed)  # the student's first weights do not depend on what was loaded before
     student = load_student(settings.student, data)
-    trainer = _trainer(student, teacher, config, data, run)
-    if _is_main():
-        RunFolder.create(folder, plain, resume=resume, overwrite=overwrite)
-    checkpoint = run.newest_checkpoint() if resume else None
-    with reporting(progress, description or f"{settings.method}, seed {settings.seed}") as report:
-        if report is not None:
-            trainer.add_callback(ProgressCallback(report))
-        trainer.train(None if checkpoint is None else str(checkpoint))
-    if not _is_main():
-        trainer.accelerator.wait_for_everyone()
-        return _result(run, settings, trainer, student, teacher, {}, started)
-    tested = _test(trainer, student, teacher, data, run)
-    result = _result(run, settings, trainer, student, teacher, tested, started)
-    run.write_result(result.to_dict())
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    return result
-
-
-def load_result(folder: str | os.PathLike[str]) -> RunResult | None:
-    """The result of the run in `folder` if it is finished, else None.
-
-    Raises:
-        CorruptFileError: the result cannot be read.
-    """
-    run = RunFolder(Path(folder))
-    found = run.result()
-    return None if found is None else RunResult.from_dict(found, run.path)
+    trainer = _trainer(student, teacher, config, data, run.folder)
+    return run.carry_out(
+        trainer,
+        lambda: _test(trainer, student, teacher, data, run.folder),
+        parameters={"student": size_of(student), "teacher": _teacher_size(teacher)},
+        progress=progress,
+        description=description,
+    )
 
 
 def _load_data(choice: DataChoice) -> ImageData:
@@ -182,7 +143,7 @@ def _test(
     teacher: Teacher | None,
     data: ImageData,
     run: RunFolder,
-) -> dict[str, dict[str, float]]:
+) -> Tested:
     """Save the models of the best and the last epoch, and measure both in one pass over the test split."""
     models: dict[str, nn.Module] = {"last": student}
     best = student
@@ -193,9 +154,9 @@ def _test(
     save_model(student, run.path / "last")
     save_model(best, run.path / "best")
     if not _has_samples(data.test):
-        return {}
+        return Tested({})
     args = trainer.args
-    return evaluate_models(
+    tested = evaluate_models(
         models,
         data.test,
         teacher=teacher,
@@ -203,53 +164,15 @@ def _test(
         num_workers=args.dataloader_num_workers,
         device=args.device,
     )
-
-
-def _result(
-    run: RunFolder,
-    settings: ImageRun,
-    trainer: DistillationTrainer,
-    student: ImageClassifier,
-    teacher: Teacher | None,
-    tested: dict[str, dict[str, float]],
-    started: float,
-) -> RunResult:
-    history = history_of(trainer.state.log_history)
-    metrics: dict[str, dict[str, dict[str, float]]] = {}
-    best_epoch = history[-1]["epoch"] if history else 0.0
-    if trainer.best is not None and trainer.best.value is not None:
-        best_epoch = trainer.best.epoch
-        validated = validation_of(history, best_epoch)
-        if validated:
-            metrics["validation"] = validated
-    if tested:
-        metrics["test"] = {"best": tested.get("best", tested["last"]), "last": tested["last"]}
-    return RunResult(
-        folder=run.path,
-        seed=settings.seed,
-        seconds=time.monotonic() - started,
-        best_epoch=round(best_epoch),
-        metrics=metrics,
-        parameters={"student": _size(student), "teacher": _teacher_size(teacher)},
-        history=history,
-        teacher=tested.get("teacher"),
-    )
+    return Tested({"best": tested.get("best", tested["last"]), "last": tested["last"]}, tested.get("teacher"))
 
 
 def _has_samples(dataset: Any) -> bool:
     return dataset is not None and len(dataset) > 0
 
 
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def _teacher_size(teacher: Any) -> int | None:
     while isinstance(teacher, MemoryTeacher):
         teacher = teacher.teacher
     module = getattr(teacher, "module", None)
-    return _size(module) if isinstance(module, nn.Module) else None
+    return size_of(module) if isinstance(module, nn.Module) else None

@@ -5,27 +5,17 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import set_seed
 
-from abkd.engine import (
-    MetricsLog,
-    ProgressCallback,
-    Report,
-    RunFolder,
-    RunResult,
-    history_of,
-    reporting,
-    validation_of,
-)
-from abkd.errors import InputError
+from abkd.engine import MetricsLog, OpenRun, Report, RunFolder, RunResult, Tested, is_main, size_of
+from abkd.engine import load_result as load_lm_result
 from abkd.lm._adapters import lora
 from abkd.lm._config import DistillationConfig
 from abkd.lm._parts import LmParts, load_parts
-from abkd.lm._settings import WEIGHTS, LmRun, LmTeacher
+from abkd.lm._settings import WEIGHTS, LmRun
 from abkd.lm._trainer import DistillationTrainer
 from abkd.lm.data import tokenise
 from abkd.lm.evaluation import Decoding, evaluate, held_out, write_responses
@@ -67,52 +57,26 @@ def run_lm(
         InputError: settings that do not fit together.
         AbkdError: the run itself failed; the loss became NaN, say.
     """
-    started = time.monotonic()
-    if not 0 <= settings.seed < 2**32:
-        raise InputError(f"seed must be a whole number in [0, 2**32), got {settings.seed!r}")
-    plain = settings.to_dict()
-    run = RunFolder(Path(folder))
-    if _is_main():
-        RunFolder.check(folder, plain, resume=resume, overwrite=overwrite)
-    if resume and (finished := run.result()) is not None:
-        return RunResult.from_dict(finished, run.path)
-    config = lm_config(settings, run.checkpoints)
-    if _is_main():
-        RunFolder.create(folder, plain, resume=resume, overwrite=overwrite)
+    run = OpenRun.check(settings, folder, resume=resume, overwrite=overwrite)
+    if (finished := run.finished()) is not None:
+        return finished
+    config = lm_config(settings, run.folder.checkpoints)
     if parts is None:
-        parts = load_parts(settings, run.path / "answers", progress=progress is True)
+        if settings.data.answers is not None:
+            run.begin()  # they are written into its folder
+        parts = load_parts(settings, run.folder.path / "answers", progress=progress is True)
     set_seed(settings.seed)
     student = parts.student(settings)
     judge = _Judge(settings, parts, config)
-    start = judge.start(student) if _is_main() else {}
-    trainer = _trainer(student, settings, config, parts, run)
-    checkpoint = run.newest_checkpoint() if resume else None
-    with reporting(progress, description or f"{settings.method}, seed {settings.seed}") as report:
-        if report is not None:
-            trainer.add_callback(ProgressCallback(report))
-        trainer.train(None if checkpoint is None else str(checkpoint))
-    if not _is_main():
-        trainer.accelerator.wait_for_everyone()
-        return _result(run, settings, trainer, parts, {}, started)
-    tested = _test(trainer, judge, run)
-    if start:
-        tested["start"] = start
-    result = _result(run, settings, trainer, parts, tested, started)
-    run.write_result(result.to_dict())
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    return result
-
-
-def load_lm_result(folder: str | os.PathLike[str]) -> RunResult | None:
-    """The result of the run in `folder` if it is finished, else None.
-
-    Raises:
-        CorruptFileError: the result cannot be read.
-    """
-    run = RunFolder(Path(folder))
-    found = run.result()
-    return None if found is None else RunResult.from_dict(found, run.path)
+    start = judge.start(student) if is_main() else {}
+    trainer = _trainer(student, settings, config, parts, run.folder)
+    return run.carry_out(
+        trainer,
+        lambda: _test(trainer, judge, run.folder, start),
+        parameters={"student": size_of(trainer.model), "teacher": _teacher_size(settings, parts)},
+        progress=progress,
+        description=description,
+    )
 
 
 def lm_config(settings: LmRun, output: str | os.PathLike[str]) -> DistillationConfig:
@@ -246,7 +210,7 @@ class _Judge:
         ]
 
 
-def _test(trainer: DistillationTrainer, judge: _Judge, run: RunFolder) -> dict[str, dict[str, float]]:
+def _test(trainer: DistillationTrainer, judge: _Judge, run: RunFolder, start: dict[str, float]) -> Tested:
     """Save and measure the models of the last and of the best epoch."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     best = trainer.best
@@ -266,7 +230,10 @@ def _test(trainer: DistillationTrainer, judge: _Judge, run: RunFolder) -> dict[s
     samples = judge.samples(model)
     if samples:
         atomic_write_json(run.path / "samples.json", samples)
-    return tested
+    if start:
+        tested["start"] = start
+    teacher_nll = tested["best"].get("teacher_nll")
+    return Tested(tested, None if teacher_nll is None else {"nll": teacher_nll})
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -286,44 +253,6 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _result(
-    run: RunFolder,
-    settings: LmRun,
-    trainer: DistillationTrainer,
-    parts: LmParts,
-    tested: dict[str, dict[str, float]],
-    started: float,
-) -> RunResult:
-    history = history_of(trainer.state.log_history)
-    metrics: dict[str, dict[str, dict[str, float]]] = {}
-    best_epoch = history[-1]["epoch"] if history else 0.0
-    if trainer.best is not None and trainer.best.value is not None:
-        best_epoch = trainer.best.epoch
-        validated = validation_of(history, best_epoch)
-        if validated:
-            metrics["validation"] = validated
-    if any(tested.values()):
-        metrics["test"] = tested
-    teacher_nll = tested.get("best", {}).get("teacher_nll")
-    teacher = settings.teacher or LmTeacher()
-    return RunResult(
-        folder=run.path,
-        seed=settings.seed,
-        seconds=time.monotonic() - started,
-        best_epoch=round(best_epoch),
-        metrics=metrics,
-        parameters={
-            "student": _size(trainer.model),
-            "teacher": _size(parts.teacher) if parts.teacher is not None and teacher.cache is None else None,
-        },
-        history=history,
-        teacher=None if teacher_nll is None else {"nll": teacher_nll},
-    )
-
-
-def _size(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+def _teacher_size(settings: LmRun, parts: LmParts) -> int | None:
+    cached = settings.teacher is not None and settings.teacher.cache is not None
+    return None if parts.teacher is None or cached else size_of(parts.teacher)

@@ -1,0 +1,166 @@
+"""One run from its settings to its result, as far as it is the same whatever is trained."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from abkd.engine._progress import ProgressCallback, Report
+from abkd.engine._result import RunResult, history_of, reporting, validation_of
+from abkd.engine._run_folder import RunFolder
+from abkd.engine._trainer import EngineTrainer
+from abkd.errors import InputError
+
+
+class RunSettings(Protocol):
+    """What the settings of any run have."""
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        ...
+
+
+class Tested(NamedTuple):
+    """What was measured after training: `metrics[which][name]` of the test split, and the teacher's own metrics."""
+
+    metrics: dict[str, dict[str, float]]
+    teacher: dict[str, float] | None = None
+
+
+@dataclass
+class OpenRun:
+    """A run and its folder, which is changed only when the run begins.
+
+    In a run of several processes the first one alone touches the folder; the others may come after it.
+
+    Attributes:
+        settings: of the run.
+        folder: of the run.
+        resume, overwrite: what a run in the folder means; see `RunFolder.create`.
+    """
+
+    settings: RunSettings
+    folder: RunFolder
+    resume: bool = False
+    overwrite: bool = False
+    _begun: bool = field(default=False, init=False)
+
+    @classmethod
+    def check(cls, settings: RunSettings, folder: str | os.PathLike[str], *, resume: bool, overwrite: bool) -> OpenRun:
+        """The run, if its folder may be used for it.
+
+        Raises:
+            RunExistsError: `folder` holds a run, and neither `resume` nor `overwrite` was given.
+            InputError: a seed out of range; the run in the folder has other settings.
+        """
+        if not 0 <= settings.seed < 2**32:
+            raise InputError(f"seed must be a whole number in [0, 2**32), got {settings.seed!r}")
+        if is_main():
+            RunFolder.check(folder, settings.to_dict(), resume=resume, overwrite=overwrite)
+        return cls(settings, RunFolder(Path(folder)), resume, overwrite)
+
+    def finished(self) -> RunResult | None:
+        """The result, where the run to resume is finished already."""
+        return load_result(self.folder.path) if self.resume else None
+
+    def begin(self) -> None:
+        """Write what the run is into its folder; once."""
+        if is_main() and not self._begun:
+            RunFolder.create(self.folder.path, self.settings.to_dict(), resume=self.resume, overwrite=self.overwrite)
+        self._begun = True
+
+    def carry_out(
+        self,
+        trainer: EngineTrainer,
+        test: Callable[[], Tested],
+        *,
+        parameters: dict[str, int | None],
+        progress: bool | Report = True,
+        description: str | None = None,
+    ) -> RunResult:
+        """Train from the newest checkpoint, save and measure with `test`, and write the result.
+
+        The checkpoints are removed at the end.
+
+        Args:
+            trainer: of the run.
+            test: saves the models of the best and the last epoch and measures them; called in the first process.
+            parameters: numbers of weights by model.
+            progress: show a progress bar; or a function to be told the share done and a short text.
+            description: the label of the progress bar; the method and the seed if None.
+        """
+        started = time.monotonic()
+        self.begin()
+        checkpoint = self.folder.newest_checkpoint() if self.resume else None
+        label = description or f"{self.settings.method}, seed {self.settings.seed}"
+        with reporting(progress, label) as report:
+            if report is not None:
+                trainer.add_callback(ProgressCallback(report))
+            trainer.train(None if checkpoint is None else str(checkpoint))
+        tested = test() if is_main() else Tested({})
+        result = self._result(trainer, tested, parameters, time.monotonic() - started)
+        if is_main():
+            self.folder.write_result(result.to_dict())
+            shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+        return result
+
+    def _result(
+        self, trainer: EngineTrainer, tested: Tested, parameters: dict[str, int | None], seconds: float
+    ) -> RunResult:
+        history = history_of(trainer.state.log_history)
+        metrics: dict[str, dict[str, dict[str, float]]] = {}
+        best_epoch = history[-1]["epoch"] if history else 0.0
+        if trainer.best is not None and trainer.best.value is not None:
+            best_epoch = trainer.best.epoch
+            validated = validation_of(history, best_epoch)
+            if validated:
+                metrics["validation"] = validated
+        if any(tested.metrics.values()):
+            metrics["test"] = tested.metrics
+        return RunResult(
+            folder=self.folder.path,
+            seed=self.settings.seed,
+            seconds=seconds,
+            best_epoch=round(best_epoch),
+            metrics=metrics,
+            parameters=parameters,
+            history=history,
+            teacher=tested.teacher,
+        )
+
+
+def load_result(folder: str | os.PathLike[str]) -> RunResult | None:
+    """The result of the run in `folder` if it is finished, else None.
+
+    Raises:
+        CorruptFileError: the result cannot be read.
+    """
+    run = RunFolder(Path(folder))
+    found = run.result()
+    return None if found is None else RunResult.from_dict(found, run.path)
+
+
+def size_of(module: Any) -> int:
+    """The number of weights of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def is_main() -> bool:
+    """Whether this is the first process of a run, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
