@@ -1,29 +1,26 @@
 """How large a teacher cache is, what it loses, and how fast it is read.
 
 Teacher: SmolLM2-135M-Instruct. Student: the same with its 20 most influential layers, trained for a few steps if
-asked. Texts: a JSONL file of instructions with answers, else English from Python's own help in the place of answers.
+asked. Texts: a file of instructions with answers, else English from Python's own help in the place of answers.
 
-    python benchmarks/cache_size.py --data instructions.jsonl --rows 64 --output cache_size
+    python benchmarks/cache_size.py --data questions.jsonl --answers answers.jsonl --rows 80 --compared 24 --steps 40
 
-writes `cache_size.json` and `cache_size.md`: for each way of choosing entries the bytes a token (all of the teacher's
-columns, offsets and keys included), the entries a token, the mass outside them, the bias of the divergence and the
-error of its gradient in the student's hidden states against the live teacher, and tokens read a second (decoded, as
-the trainer gets them).
+For each way of choosing entries: the bytes a token (all of the teacher's columns, offsets and keys included), the
+entries a token, the mass outside them, the bias of the divergence and the error of its gradient in the student's
+hidden states against the live teacher, and tokens read a second (decoded, as the trainer gets them).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import tempfile
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import _report
 import datasets
 import torch
 
@@ -133,39 +130,42 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 },
             }
             print(f"{name}: {results[name]['bytes_per_token']:.1f} bytes/token", flush=True)
-    packages = ("abkd", "torch", "transformers", "datasets", "numpy")
     return {
-        "machine": {"threads": torch.get_num_threads(), "processor": platform.machine()},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "settings": {
-            "rows": len(rows),
-            "layers": args.layers,
-            "steps": args.steps,
-            "length": args.length,
-            "compared_rows": len(part),
-        },
+        "machine": _report.machine(("torch", "transformers", "datasets", "numpy")),
+        "rows": len(rows),
+        "layers": args.layers,
+        "steps": args.steps,
+        "length": args.length,
+        "compared": len(part),
         "results": results,
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def report(found: dict[str, Any], command: str) -> None:
+    """The table into the docs, and a plot of what a byte buys."""
     names = [d.name for d in DIVERGENCES]
-    head = ["entries kept", "bytes/token", "entries/token", "mass outside", "read, tokens/s"]
-    head += [f"{name}: bias / gradient error" for name in names]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    header = ["entries kept", "bytes/token", "entries/token", "mass outside", "read, tokens/s"]
+    header += [f"{d}: bias / gradient error" for d in DIVERGENCES]
+    lines: list[list[str]] = []
     for name, result in found["results"].items():
-        cells = [
-            name,
-            f"{result['bytes_per_token']:.1f}",
-            f"{result['entries_per_token']:.1f}",
-            f"{result['tail_mass']:.4f}",
-            f"{result['read_tokens_per_second']:,.0f}",
-        ]
-        for key in names:
-            loss = result["loss"][key]
-            cells.append(f"{100 * loss['bias']:.1f} % / {100 * loss['gradient_error']:.1f} %")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        losses = [result["loss"][key] for key in names]
+        lines.append(
+            [
+                name,
+                f"{result['bytes_per_token']:.1f}",
+                f"{result['entries_per_token']:.1f}",
+                f"{result['tail_mass']:.4f}",
+                f"{result['read_tokens_per_second']:,.0f}",
+                *(f"{100 * loss['bias']:.1f} % / {100 * loss['gradient_error']:.1f} %" for loss in losses),
+            ]
+        )
+    tokens = next(iter(found["results"].values()))["loss"][names[0]]["tokens"]
+    closing = (
+        f"{found['rows']} texts of at most {found['length']} tokens, {tokens} tokens of them compared; the student has "
+        f"{found['layers']} of 30 layers and {found['steps']} steps of training. "
+        + _report.stamp(command, found["machine"])
+    )
+    _report.into_docs("language-models.md", "cache size", f"{_report.table(header, lines)}\n\n{closing}")
 
 
 def main() -> None:
@@ -177,14 +177,18 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256, help="tokens of a text at most")
     parser.add_argument("--layers", type=int, default=20, help="of the student")
     parser.add_argument("--steps", type=int, default=0, help="of training, one text each")
-    parser.add_argument("--output", default="cache_size", help="where the .json and .md go, without ending")
     args = parser.parse_args()
     datasets.disable_progress_bars()
     os.environ.setdefault("ABKD_BACKEND", "eager")  # compiling takes longer than what is measured
-    found = measure(args)
-    Path(f"{args.output}.json").write_text(json.dumps(found, indent=1) + "\n")
-    Path(f"{args.output}.md").write_text(table(found))
-    print(table(found))
+    results = _report.Results("cache_size", again=True)
+    for key, value in measure(args).items():
+        results.put(key, value)
+    report(results.data, "python benchmarks/cache_size.py " + " ".join(f"--{k} {v}" for k, v in sizes(args)))
+
+
+def sizes(args: argparse.Namespace) -> list[tuple[str, int]]:
+    """The numbers that a result depends on."""
+    return [(name, getattr(args, name)) for name in ("rows", "compared", "length", "layers", "steps")]
 
 
 if __name__ == "__main__":

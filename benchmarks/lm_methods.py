@@ -1,4 +1,4 @@
-"""Which method distils SmolLM2-135M best into 20 (and into 10) of its own layers, everything else equal?
+r"""Which method distils SmolLM2-135M best into 20 (and into 10) of its own layers, everything else equal?
 
 The teacher answers given prompts once, by sampling at temperature 1; prompts of training, validation and test are
 different ones. All methods start from the same weights, see the same rows in the same order for one epoch, and have

@@ -14,6 +14,7 @@ the process, models and data included; the cached case loads its student and the
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -159,7 +160,7 @@ def timed(trainer: Any) -> list[float]:
 
     trainer.add_callback(Clock())
     trainer.train()
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(marks)]
 
 
 def report(results: _report.Results, command: str) -> None:
@@ -230,7 +231,7 @@ def main() -> None:
                     turns[case].append(_report.in_subprocess("lm_step.py", "--case", case, "--cache", cache, *words))
         for case, found in turns.items():
             failed = next((each for each in found if "error" in each), None)
-            measured = {key: [each[key] for each in found] for key in ("seconds", "peak_gb")} if not failed else failed
+            measured = failed if failed else {key: [each[key] for each in found] for key in ("seconds", "peak_gb")}
             results.put(f"{layers}/{case}", measured)
     if options.tiny:
         print(json.dumps(results.data, indent=1))

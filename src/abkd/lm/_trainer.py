@@ -223,8 +223,9 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         """Whether this batch is compared in detail: all in evaluation, in training those of a step that is logged."""
         if not self._training():
             return True
-        if str(getattr(self.args.logging_strategy, "value", self.args.logging_strategy)) != "steps":
-            return True
+        strategy = str(getattr(self.args.logging_strategy, "value", self.args.logging_strategy))
+        if strategy != "steps":
+            return strategy != "no"
         step, every = self.state.global_step + 1, max(int(self.state.logging_steps), 1)
         return step % every == 0 or (step == 1 and self.args.logging_first_step)
 
