@@ -164,7 +164,7 @@ def _probe(model: Any) -> tuple[Tensor, Tensor]:
 
 
 def _whole(parameter: Tensor | None) -> Tensor | None:
-    """A parameter that FSDP2 has spread over the ranks, whole (not run here: it needs several devices)."""
+    """A parameter that FSDP2 has spread over the ranks, whole."""
     full = getattr(parameter, "full_tensor", None)
     return parameter if full is None else cast("Tensor", full())
 

@@ -22,7 +22,7 @@ class LiveTeacher:
 
     Under DeepSpeed or FSDP it is wrapped by TRL's `prepare_deepspeed` and `prepare_fsdp`, so a teacher that fits no
     single device is sharded like the student; its targets are then logits of the counted positions, made inside
-    its forward where the head is whole. (Not run here: both need several accelerators.)
+    its forward where the head is whole. (A test shards by FSDP2 on two processes; DeepSpeed was not run.)
 
     Args:
         model: a transformers causal language model.

@@ -43,8 +43,8 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     The student's own text, where a method or `args.student_text` asks for it, is written before a step's tokens are
     counted; no cross-entropy is ever taken on it.
 
-    DeepSpeed and FSDP are reached through TRL and accelerate, for student and teacher; neither could be run where
-    this was written.
+    DeepSpeed and FSDP are reached through TRL and accelerate, for student and teacher. Of these, tests run FSDP2's
+    shards of both models on two processes without accelerators; whole runs of the trainer under either were not made.
 
     Args:
         model: the student: a causal language model, or its name or path.
