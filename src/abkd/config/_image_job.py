@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,8 @@ from abkd.config._recipe import Recipe
 from abkd.config._training import check_training
 
 if TYPE_CHECKING:
-    from abkd.engine import RunResult
     from abkd.image import DataChoice, ImageRun, ModelChoice
-    from abkd.study import Comparison, Failure, ImagePlan, Planned, Record
+    from abkd.study import ImagePlan
 
 
 @dataclass(frozen=True)
@@ -27,55 +26,21 @@ class ImageJob(Recipe):
 
     def describe(self, method: str) -> str:
         """The method's settings in words, with the named special case of its divergence."""
-        settings = self.settings_of(method)
-        return describe_method(method, settings)
-
-    def plan(self, methods: Iterable[str], seeds: Iterable[int]) -> ImagePlan:
-        """The runs of these methods with these seeds, after the teacher's own training if there is one."""
-        from abkd.study import ImagePlan
-
-        chosen = list(seeds)
-        teacher = self.spec.teacher
-        trained = teacher is not None and teacher.training is not None
-        return ImagePlan(
-            runs={method: {seed: self._run(method, seed) for seed in chosen} for method in methods},
-            teacher=self._teacher_run(teacher) if teacher is not None and trained else None,
-        )
-
-    def study(
-        self,
-        methods: Sequence[str],
-        seeds: Sequence[int],
-        folder: str | os.PathLike[str],
-        *,
-        progress: bool = True,
-        teacher_ready: Callable[[RunResult], None] | None = None,
-        report: Callable[[Planned, Record | Failure], None] | None = None,
-    ) -> Comparison:
-        """Make the runs of the plan in a folder that `open_folder` opened; finished ones are kept."""
-        from abkd.study import run_images
-
-        return run_images(
-            self.plan(methods, seeds),
-            folder,
-            resume=True,
-            progress=progress,
-            teacher_ready=teacher_ready,
-            report=report,
-        )
+        return describe_method(method, self.settings_of(method))
 
     def dry_run(self, methods: Sequence[str], folder: str | os.PathLike[str], report: Callable[[str], None]) -> None:
         """Two steps of every method on made-up images of the right size."""
         from abkd.study import dry_run_images
 
-        plan = self.plan(methods, self.spec.seeds[:1])
-        dry_run_images(plan, folder, facts=image_facts(self.spec.data), report=report)
+        facts = image_facts(self.spec.data)
+        dry_run_images(self.plan(methods, self.spec.seeds[:1]), folder, facts=facts, report=report)
 
     def headline(self, metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         """The accuracy on the test split."""
         return f"{100 * metrics['test']['best']['accuracy']:.2f} %"
 
-    def _run(self, method: str, seed: int) -> ImageRun:
+    def run(self, method: str, seed: int) -> ImageRun:
+        """One student's run."""
         from abkd.image import ImageRun, ModelChoice
 
         settings = self.settings_of(method)
@@ -92,7 +57,8 @@ class ImageJob(Recipe):
             seed=seed,
         )
 
-    def _teacher_run(self, teacher: Teacher) -> ImageRun:
+    def teacher_run(self, teacher: Teacher) -> ImageRun:
+        """The run that trains the teacher."""
         from abkd.image import ImageRun, ModelChoice
 
         return ImageRun(
@@ -102,6 +68,11 @@ class ImageJob(Recipe):
             training=check_training(teacher.training or {}, "teacher.training")[0],
             seed=teacher.seed,
         )
+
+    def _plan_class(self) -> type[ImagePlan]:
+        from abkd.study import ImagePlan
+
+        return ImagePlan
 
     def _student_options(self) -> dict[str, Any]:
         student = self.spec.student

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,8 @@ from abkd.config._recipe import Recipe
 from abkd.config._training import check_training
 
 if TYPE_CHECKING:
-    from abkd.engine import RunResult
     from abkd.lm import LmData, LmRun
-    from abkd.study import Comparison, Failure, LmPlan, Planned, Record
+    from abkd.study import LmPlan
 
 _SHOWN = (("forward_kl", "KL"), ("nll", "NLL"), ("rouge_l", "ROUGE-L"))
 
@@ -47,39 +46,6 @@ class LmJob(Recipe):
             text = text.replace("the data set's text", "the teacher's answers")
         return f"{config.objective().describe()}, on {text}"
 
-    def plan(self, methods: Iterable[str], seeds: Iterable[int]) -> LmPlan:
-        """The runs of these methods with these seeds, after the teacher's own training if there is one."""
-        from abkd.study import LmPlan
-
-        chosen, teacher = list(seeds), self.spec.teacher
-        trained = teacher is not None and teacher.training is not None
-        return LmPlan(
-            runs={method: {seed: self.run(method, seed) for seed in chosen} for method in methods},
-            teacher=self._teacher_run(teacher) if teacher is not None and trained else None,
-        )
-
-    def study(
-        self,
-        methods: Sequence[str],
-        seeds: Sequence[int],
-        folder: str | os.PathLike[str],
-        *,
-        progress: bool = True,
-        teacher_ready: Callable[[RunResult], None] | None = None,
-        report: Callable[[Planned, Record | Failure], None] | None = None,
-    ) -> Comparison:
-        """Make the runs of the plan in a folder that `open_folder` opened; finished ones are kept."""
-        from abkd.study import run_lms
-
-        return run_lms(
-            self.plan(methods, seeds),
-            folder,
-            resume=True,
-            progress=progress,
-            teacher_ready=teacher_ready,
-            report=report,
-        )
-
     def dry_run(self, methods: Sequence[str], folder: str | os.PathLike[str], report: Callable[[str], None]) -> None:
         """Two steps of every method on tiny random models."""
         from abkd.study import dry_run_lms
@@ -92,7 +58,7 @@ class LmJob(Recipe):
         return ", ".join(f"{title} {found[key]:.3f}" for key, title in _SHOWN if key in found)
 
     def run(self, method: str, seed: int) -> LmRun:
-        """One run."""
+        """One student's run."""
         from abkd.lm import LmEvaluation, LmRun, LmStudent, LmTeacher
 
         spec, settings = self.spec, self.settings_of(method)
@@ -124,7 +90,8 @@ class LmJob(Recipe):
             seed=seed,
         )
 
-    def _teacher_run(self, teacher: LmTeacher) -> LmRun:
+    def teacher_run(self, teacher: LmTeacher) -> LmRun:
+        """The run that trains the teacher."""
         from abkd.lm import LmEvaluation, LmRun, LmStudent
 
         dtype = "float32" if teacher.dtype == "auto" else teacher.dtype
@@ -140,6 +107,11 @@ class LmJob(Recipe):
             training=check_training(teacher.training or {}, "teacher.training", "lm")[0],
             seed=teacher.seed,
         )
+
+    def _plan_class(self) -> type[LmPlan]:
+        from abkd.study import LmPlan
+
+        return LmPlan
 
     def _data(self) -> LmData:
         from abkd.lm import LmData

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import Unpack
+
 from abkd.config._image import MethodSettings
 
 if TYPE_CHECKING:
-    from abkd.engine import RunResult
-    from abkd.study import Comparison, Failure, Planned, Record
+    from abkd.study import Comparison, StudyOptions, StudyPlan
 
 
 @dataclass(frozen=True)
@@ -64,22 +65,33 @@ class Recipe:
         """The method's settings in words, with the named special case of its divergence."""
         raise NotImplementedError
 
+    def run(self, method: str, seed: int) -> Any:
+        """One student's run."""
+        raise NotImplementedError
+
+    def teacher_run(self, teacher: Any) -> Any:
+        """The run that trains the teacher."""
+        raise NotImplementedError
+
     def plan(self, methods: Iterable[str], seeds: Iterable[int]) -> Any:
         """The runs of these methods with these seeds, after the teacher's own training if there is one."""
-        raise NotImplementedError
+        chosen, teacher = list(seeds), self.spec.teacher
+        return self._plan_class()(
+            runs={method: {seed: self.run(method, seed) for seed in chosen} for method in methods},
+            teacher=None if teacher is None or teacher.training is None else self.teacher_run(teacher),
+        )
 
     def study(
         self,
         methods: Sequence[str],
         seeds: Sequence[int],
         folder: str | os.PathLike[str],
-        *,
-        progress: bool = True,
-        teacher_ready: Callable[[RunResult], None] | None = None,
-        report: Callable[[Planned, Record | Failure], None] | None = None,
+        **options: Unpack[StudyOptions],
     ) -> Comparison:
-        """Make the runs of the plan in a folder that `open_folder` opened; finished ones are kept."""
-        raise NotImplementedError
+        """Make the runs of the plan in a folder that `abkd.study.opened` opened; finished ones are kept."""
+        from abkd.study import run_opened
+
+        return run_opened(self.plan(methods, seeds), Path(folder), **options)
 
     def dry_run(self, methods: Sequence[str], folder: str | os.PathLike[str], report: Callable[[str], None]) -> None:
         """Two steps of every method on made-up data."""
@@ -98,6 +110,9 @@ class Recipe:
         import yaml
 
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def _plan_class(self) -> type[StudyPlan[Any]]:
+        raise NotImplementedError
 
     def _task(self) -> dict[str, str]:
         return {}

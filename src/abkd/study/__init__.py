@@ -3,7 +3,8 @@
 `compare` runs a plan of (method, seed) pairs, keeps what is finished, goes on where it was stopped
 and gives a `Comparison`. `write_reports` leaves it as results.json, table.csv, table.md, table.png
 and curves.png.
-A run is a function that returns a `Record`; `run_images` and `run_lms` make those of the two tasks.
+A run is a function that returns a `Record`. `run_study` makes those of an `ImagePlan` or an `LmPlan`, the teacher's
+own training first; `run_images` and `run_lms` are its names for the two tasks.
 """
 
 from abkd.study._cache import build_cache
@@ -12,11 +13,13 @@ from abkd.study._dry_run import Facts, dry_run_images, made_up_data
 from abkd.study._dry_run_lm import dry_run_lms
 from abkd.study._evaluate import evaluate_folder
 from abkd.study._evaluate_lm import evaluate_texts
-from abkd.study._folder import begun, opened
+from abkd.study._folder import ANSWERS, begun, opened
 from abkd.study._image import ImagePlan, run_images
-from abkd.study._lm import ANSWERS, LmPlan, quiet_libraries, run_lms
+from abkd.study._lm import LmPlan, quiet_libraries, run_lms
+from abkd.study._plan import StudyPlan
 from abkd.study._plots import write_curves, write_dots
 from abkd.study._records import Column, Comparison, Failure, Planned, Record, Row, Spread
+from abkd.study._study import StudyOptions, run_opened, run_study
 from abkd.study._table import rich_table, to_csv, to_markdown, write_reports
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "Record",
     "Row",
     "Spread",
+    "StudyOptions",
+    "StudyPlan",
     "begun",
     "build_cache",
     "compare",
@@ -47,6 +52,8 @@ __all__ = [
     "rich_table",
     "run_images",
     "run_lms",
+    "run_opened",
+    "run_study",
     "to_csv",
     "to_markdown",
     "write_curves",

@@ -7,47 +7,20 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from abkd.errors import InputError
 from abkd.study._compare import STARTED, open_folder
+from abkd.study._plan import TEACHER, StudyPlan
 from abkd.study._records import Planned
 
-TEACHER = "teacher"
-
-
-class Plan(Protocol):
-    """What `ImagePlan` and `LmPlan` share; a run has `to_dict()`."""
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods, in the order of the table."""
-        ...
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds, the same for every method."""
-        ...
-
-    @property
-    def runs(self) -> Mapping[str, Mapping[int, Any]]:
-        """The settings of every run, by method and then by seed."""
-        ...
-
-    @property
-    def teacher(self) -> Any:
-        """The run that trains the teacher first, or None."""
-        ...
-
-    def settled(self, place: Path) -> Mapping[str, Mapping[int, Any]]:
-        """The runs of a study in `place`, with the teacher that the study itself trains."""
-        ...
+ANSWERS = "answers"
 
 
 @contextmanager
 def opened(
     folder: str | os.PathLike[str],
-    plan: Plan,
+    plan: StudyPlan[Any],
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -55,8 +28,9 @@ def opened(
 ) -> Generator[Path]:
     """`open_folder` for the length of a study, which changes nothing before the plan is known to fit.
 
-    What `overwrite` replaces is set aside. It goes when the block ends, or comes back if no run had begun by then
-    (data or teacher could not be loaded, say).
+    What `overwrite` replaces is set aside, as `.NAME.replaced` beside the folder. Where the block ends, or after a
+    kill where the next one starts, it goes if the new study has a finished run, and comes back if nothing had begun
+    (data or teacher could not be loaded, say); in between it stays aside until one of the two holds.
 
     Args:
         folder: Where to.
@@ -66,31 +40,33 @@ def opened(
         inputs: Paths that the study reads, besides those in the settings of its runs.
 
     Raises:
-        InputError: To resume, a run there has other settings, or a finished one is not in the plan; to
-            overwrite, something that the study reads lies in the folder.
+        InputError: The plan's table would be empty; to resume, a run there has other settings, or a finished one is
+            not in the plan; to overwrite, something that the study reads lies in the folder.
         RunExistsError: The folder holds a comparison, and neither `resume` nor `overwrite` was given.
     """
+    if not plan.columns():
+        raise InputError("nothing would be measured: give data.validation, data.test or evaluation.sets")
     path = Path(folder)
-    aside = None
+    _settle(path)
     if (path / STARTED).is_file() and resume != overwrite:
         if resume:
             _check_resumable(path, plan)
         else:
             _check_outside(path, plan, inputs)
-            aside = _set_aside(path)
+            _set_aside(path)
     try:
         yield open_folder(path, plan.methods, plan.seeds, resume=resume, overwrite=overwrite)
     finally:
-        if aside is not None:
-            _settle(path, aside)
+        _settle(path)
 
 
 def begun(folder: Path) -> bool:
-    """Whether a run, or the teacher's training, was started in a study's folder."""
-    return (folder / TEACHER / "run.json").is_file() or any(folder.glob("runs/*/*/run.json"))
+    """Whether a run, the teacher's training, or its answers were started in a study's folder."""
+    started = ("teacher/run.json", "answers/part-*", "runs/*/*/run.json")
+    return any(any(folder.glob(pattern)) for pattern in started)
 
 
-def _check_resumable(path: Path, plan: Plan) -> None:
+def _check_resumable(path: Path, plan: StudyPlan[Any]) -> None:
     from abkd.engine import RunFolder
 
     if plan.teacher is not None:
@@ -117,7 +93,7 @@ def _some(runs: Sequence[Path]) -> str:
     return "; ".join(named) + (f"; and {len(runs) - 3} more" if len(runs) > 3 else "")
 
 
-def _check_outside(path: Path, plan: Plan, inputs: Iterable[str]) -> None:
+def _check_outside(path: Path, plan: StudyPlan[Any], inputs: Iterable[str]) -> None:
     root = path.resolve()
     if root in (here := Path.cwd().resolve(), *here.parents):
         raise InputError(f"{path}: the current folder lies in it and cannot be replaced; run from outside it")
@@ -150,25 +126,34 @@ def _exists(text: str) -> bool:
         return False
 
 
-def _set_aside(path: Path) -> Path:
-    """Rename the folder, and leave an empty one in its place."""
-    root = path.resolve()
-    aside = root.parent / f".{root.name}.replaced"
-    if aside.exists() and not begun(root):
-        shutil.rmtree(root)  # a study that was killed before it began; the folder that it was to replace is aside
-    elif aside.exists():
-        shutil.rmtree(aside)
-    if root.exists():
+def _set_aside(path: Path) -> None:
+    """Rename the folder, and leave an empty one in its place.
+
+    If one is aside already, a study that replaces it was stopped before any of its runs was finished: that goes.
+    """
+    root, aside = path.resolve(), _aside(path)
+    if aside.exists():
+        shutil.rmtree(root)
+    else:
         root.rename(aside)
     root.mkdir()
-    return aside
 
 
-def _settle(path: Path, aside: Path) -> None:
-    """Remove what was set aside, or bring it back if the new study has not begun."""
-    root = path.resolve()
-    if begun(root):
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        shutil.rmtree(root)
+def _settle(path: Path) -> None:
+    """Remove what is aside once the study that replaces it has a finished run; bring it back if none has begun.
+
+    In between, and beside a folder that is no study, it stays.
+    """
+    root, aside = path.resolve(), _aside(path)
+    if not aside.is_dir():
+        return
+    if any(root.glob("runs/*/*/result.json")):
+        shutil.rmtree(aside)
+    elif not begun(root) and (not root.exists() or (root / STARTED).is_file() or not any(root.iterdir())):
+        shutil.rmtree(root, ignore_errors=True)
         aside.rename(root)
+
+
+def _aside(path: Path) -> Path:
+    root = path.resolve()
+    return root.parent / f".{root.name}.replaced"
