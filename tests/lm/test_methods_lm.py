@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lm_toys
 import pytest
 import torch
@@ -21,6 +22,7 @@ from abkd.lm._minillm import PolicyGradient, policy_loss, remember
 from abkd.lm._objective import Objective
 from abkd.lm._seqkd import TeacherText, prompt_of
 from abkd.lm._student_settings import Sampling, student_text_of
+from abkd.lm.data import tokenise
 from abkd.losses import DenseTargets
 
 ON_POLICY = [name for name, method in METHODS.items() if method.student_text is not None]
@@ -201,7 +203,7 @@ def test_the_teachers_text_is_written_once_and_resumed(
 
     original, calls = TeacherText._write, []
 
-    def interrupted(self: Any, prompts: Any, number: int) -> list[str]:
+    def interrupted(self: Any, prompts: Any, number: int) -> list[tuple[str, bool]]:
         calls.append(number)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -237,6 +239,7 @@ def shared_by(other: Any) -> None:
 def test_seqkd_trains_on_the_teachers_text_and_lets_the_teacher_go(
     tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
 ) -> None:
+    teacher.get_output_embeddings().weight[0] *= 6  # sometimes it stops
     trainer = lm_toys.make_trainer(
         tmp_path,
         tokenizer,
@@ -253,13 +256,48 @@ def test_seqkd_trains_on_the_teachers_text_and_lets_the_teacher_go(
     parts = sorted((tmp_path / "teacher_text").glob("part-*.json"))
     texts = [text for part in parts for text in json.loads(part.read_text())]
     assert len(texts) == 24
-    row = trainer.train_dataset[0]
-    answer = [token for token in row["labels"] if token != -100]
-    assert tokenizer.decode(answer, skip_special_tokens=True) == texts[0]
-    assert answer[-1] == tokenizer.eos_token_id
+    assert {written["ended"] for written in texts} == {True, False}
+    for row, written in zip(trainer.train_dataset, texts, strict=True):
+        answer = tokenizer.decode([token for token in row["labels"] if token != -100])
+        assert answer.endswith(written["text"] + (lm_toys.EOS if written["ended"] else ""))
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("form", ["text", "chat"])
+@pytest.mark.parametrize("settings", [{}, {"packing": True, "per_device_train_batch_size": 1}])
+def test_an_answer_that_was_cut_is_not_taught_to_end(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, form: str, settings: dict[str, Any]
+) -> None:
+    """Both kinds side by side: labels token by token, as prompt, what was written, and an end where there was one."""
+    prompts = [row["prompt"] for row in lm_toys.instruction_rows(3)]
+    turns = prompts if form == "text" else [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = [" and so on", " it is", ""]
+    answers = texts if form == "text" else [[{"role": "assistant", "content": text}] for text in texts]
+    ended = [False, True, True]
+    data = datasets.Dataset.from_dict({"prompt": turns, "completion": answers, "completion_ended": ended})
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, train_dataset=data, eval_dataset=data, **settings
+    )
+    rows = tokenise(data, tokenizer)
+    for name in ("input_ids", "labels"):
+        kept, expected = (
+            sorted(token for row in part[name] for token in row) for part in (trainer.train_dataset, rows)
+        )
+        assert kept == expected
+    for row, prompt, text, end in zip(rows, prompts, texts, ended, strict=True):
+        before = prompt if form == "text" else lm_toys.USER + prompt + lm_toys.BOT
+        assert tokenizer.decode(row["input_ids"]) == before + text + (lm_toys.EOS if end else "")
+    trainer.train()
+    trainer.evaluate()
+
+
+def test_half_a_character_of_a_cut_answer_goes(tokenizer: Any, teacher: Any, tmp_path: Path) -> None:
+    writer = TeacherText(teacher, tokenizer, Sampling(), tmp_path)
+    letters = tokenizer("né")["input_ids"]
+    assert writer._text(letters[:-1], False) == ("n", False)
+    assert writer._text([*letters, tokenizer.eos_token_id], True) == ("né", True)
 
 
 def test_seqkd_works_across_tokenizers(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
@@ -292,7 +330,7 @@ def test_seq_kd_gives_any_method_the_teachers_text(tmp_path: Path, tokenizer: An
     row = trainer.train_dataset[0]
     written = json.loads((tmp_path / "teacher_text" / "part-000000.json").read_text())[0]
     answer = [token for token in row["labels"] if token != -100]
-    assert tokenizer.decode(answer) == written + lm_toys.EOS
+    assert tokenizer.decode(answer) == written["text"] + (lm_toys.EOS if written["ended"] else "")
     trainer.train()
     with pytest.raises(InputError, match="seq_kd"):
         lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, method="kd", teacher_text={})

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from abkd.errors import InputError
 
+ENDED = "completion_ended"
+"""Column (bool) of completions that may have been cut: where it is False, no end is learnt."""
 _ASSISTANT = ("assistant", "gpt")
 _FORMS = (
     "prompt and completion (strings, or lists of messages), messages (a dialogue), input_ids and labels (tokenised), "
@@ -37,12 +39,13 @@ def check_columns(dataset: Any, where: str, text_field: str) -> dict[str, Any]:
 
 
 def check_completions(dataset: Any, where: str) -> None:
-    """No response is empty: an empty one would teach nothing but to stop.
+    """No response is empty: an empty one would teach nothing but to stop. (A model may well have written nothing.)
 
     Raises:
         InputError: some are; the message says which.
     """
-    if not hasattr(dataset, "column_names") or "completion" not in (dataset.column_names or ()):
+    columns = getattr(dataset, "column_names", None) or ()
+    if "completion" not in columns or ENDED in columns:
         return
     if not hasattr(dataset, "__len__"):
         return

@@ -12,13 +12,14 @@ import torch
 
 from abkd.engine import Report
 from abkd.errors import InputError
-from abkd.lm._data import is_dialogue
+from abkd.lm._data import ENDED, is_dialogue
 from abkd.lm._generate import end_tokens, write_texts
 from abkd.lm._student_settings import Sampling
 from abkd.storage import atomic_write_json, read_json
 from abkd.teachers import fingerprint_of
 
 _SETTINGS_FILE = "settings.json"
+_HALF_LETTER = "\ufffd"  # what is left of a character whose other bytes were cut off
 
 
 class TeacherText:
@@ -53,7 +54,7 @@ class TeacherText:
         wait: Callable[[], None] | None = None,
         report: Report | None = None,
     ) -> Any:
-        """The data set with columns `prompt` and `completion`, the latter the teacher's.
+        """The data set with columns `prompt`, `completion` (the teacher's) and `completion_ended`.
 
         Of a dialogue, the last turn of the assistant is written anew.
 
@@ -75,14 +76,14 @@ class TeacherText:
         for start in parts:
             number = start // self._batch
             if number % ranks == rank and not self._path(number).is_file():
-                texts = self._write(prompts[start : start + self._batch], number)
-                atomic_write_json(self._path(number), texts)
+                written = self._write(prompts[start : start + self._batch], number)
+                atomic_write_json(self._path(number), [{"text": text, "ended": ended} for text, ended in written])
             if report is not None:
                 report((number + 1) / len(parts), "")
         if wait is not None:
             wait()
-        texts = [text for number in range(len(parts)) for text in cast("list[str]", read_json(self._path(number)))]
-        return Dataset.from_list([_row(prompt, text) for prompt, text in zip(prompts, texts, strict=True)])
+        answers = [answer for number in range(len(parts)) for answer in read_json(self._path(number))]
+        return Dataset.from_list([_row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)])
 
     def _open(self, prompts: list[Any], rank: int) -> None:
         """Note what the text is of, or check that the folder's is of the same."""
@@ -105,10 +106,12 @@ class TeacherText:
         elif rank == 0:
             atomic_write_json(path, wanted)
 
-    def _write(self, prompts: list[Any], number: int) -> list[str]:
+    def _write(self, prompts: list[Any], number: int) -> list[tuple[str, bool]]:
+        """The texts of a part, and whether each came to its end."""
         tokenizer = self._tokenizer
         ids = [_tokens(tokenizer, prompt) for prompt in prompts]
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        ends = end_tokens(self._teacher, tokenizer)
         devices = [self._teacher.device] if self._teacher.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self._seed * 1_000_003 + number)
@@ -117,10 +120,14 @@ class TeacherText:
                 ids,
                 self._sampling,
                 pad=pad,
-                ends=end_tokens(self._teacher, tokenizer),
+                ends=ends,
                 vocabulary=max(tokenizer.get_vocab().values()) + 1,
             )
-        return [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written]
+        return [self._text(tokens, tokens[-1] in ends) for tokens in written]
+
+    def _text(self, tokens: list[int], ended: bool) -> tuple[str, bool]:
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return (text, True) if ended else (text.rstrip(_HALF_LETTER), False)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"part-{number:06d}.json"
@@ -143,10 +150,11 @@ def prompt_of(row: Mapping[str, Any]) -> Any:
     return messages[:last]
 
 
-def _row(prompt: Any, text: str) -> dict[str, Any]:
-    if isinstance(prompt, str):
-        return {"prompt": prompt, "completion": text}
-    return {"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}
+def _row(prompt: Any, answer: Mapping[str, Any] | str) -> dict[str, Any]:
+    """A row of the data set; parts written before ends were noted hold texts alone."""
+    text, ended = (answer, True) if isinstance(answer, str) else (answer["text"], answer["ended"])
+    completion = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+    return {"prompt": prompt, "completion": completion, ENDED: ended}
 
 
 def _tokens(tokenizer: Any, prompt: Any) -> list[int]:

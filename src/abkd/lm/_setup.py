@@ -10,6 +10,7 @@ from abkd.engine import ProgressBar
 from abkd.errors import InputError
 from abkd.lm._config import DistillationConfig
 from abkd.lm._data import (
+    ENDED,
     can_mark_answers,
     check_columns,
     check_completions,
@@ -21,6 +22,7 @@ from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
 from abkd.lm._teacher import LiveTeacher, base_of, check_apart, load_teacher, load_tokenizer_of
 from abkd.lm._vocabulary import shared_vocabulary
+from abkd.lm.data import tokenise
 
 
 def checked_config(args: Any) -> DistillationConfig:
@@ -73,6 +75,17 @@ class Setup:
             self._tell_answers()
         known = hasattr(self.train_dataset, "__len__") and "input_ids" not in row
         self.rows = len(self.train_dataset) if known else None
+        self.train_dataset = self._cut_as_written(self.train_dataset)
+        self.eval_dataset = self._cut_as_written(self.eval_dataset)
+
+    def _cut_as_written(self, dataset: Any) -> Any:
+        """Tokenise completions that may have been cut here, since TRL would end them; packing is left to it."""
+        columns = getattr(dataset, "column_names", None) or []
+        if ENDED not in columns or "input_ids" in columns:
+            return dataset
+        whole = self.args.completion_only_loss is False
+        rows = tokenise(dataset, self.tokenizer, max_length=None, prompts=whole)
+        return rows.select_columns(["input_ids", "labels"])
 
     def _tell_answers(self) -> None:
         """Leave the user's turns out of the loss: by the template's marks, else by a row for each answer."""

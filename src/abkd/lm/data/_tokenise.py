@@ -15,21 +15,31 @@ from abkd.lm._data import (
     split_turns,
     wants_assistant_only,
 )
+from abkd.lm.data._cut import without_false_ends
 
 
-def tokenise(dataset: Any, tokenizer: Any, *, max_length: int | None = 1024, text_field: str = "text") -> Any:
+def tokenise(
+    dataset: Any,
+    tokenizer: Any,
+    *,
+    max_length: int | None = 1024,
+    text_field: str = "text",
+    prompts: bool = False,
+) -> Any:
     """Tokenised rows (`input_ids`, `labels`, and the data set's own columns), by TRL's own preparation.
 
     Labels are -100 outside the response: of prompt and completion the completion with its EOS counts, of messages
     the assistant's turns (where the template does not mark them, each in a row of its own), of plain text
-    everything. A trainer with the same tokenizer and `max_length` makes the same rows, so a teacher cache can be
-    built from these. Rows whose prompt fills `max_length` are left out.
+    everything. A completion with False in the column `completion_ended` was cut by whoever wrote it: no EOS follows.
+    A trainer with the same tokenizer and `max_length` makes the same rows, so a teacher cache can be built from
+    these. Rows whose prompt fills `max_length` are left out.
 
     Args:
         dataset: a `datasets.Dataset` in one of TRL's forms.
         tokenizer: the teacher's and the student's.
         max_length: tokens of a row; None does not cut. TRL's default is 1024.
         text_field: the column of plain text.
+        prompts: let prompts count as well, as `completion_only_loss=False` does.
 
     Raises:
         InputError: other columns, empty responses, messages for a tokenizer without a chat template, or no row left.
@@ -50,7 +60,7 @@ def tokenise(dataset: Any, tokenizer: Any, *, max_length: int | None = 1024, tex
     marked = not assistant_only or has_generation_markers(tokenizer.chat_template)
     trainer = SimpleNamespace(
         _tokenizer=tokenizer,
-        completion_only_loss="prompt" in row and "completion" in row,
+        completion_only_loss="prompt" in row and "completion" in row and not prompts,
         chat_template=None if marked else get_training_chat_template(tokenizer),
     )
     args = SimpleNamespace(
@@ -62,6 +72,6 @@ def tokenise(dataset: Any, tokenizer: Any, *, max_length: int | None = 1024, tex
         shuffle_dataset=False,
     )
     prepare: Any = SFTTrainer._prepare_dataset  # pyright: ignore[reportPrivateUsage]
-    rows = prepare(trainer, dataset, tokenizer, args, False, None, "train")
+    rows = without_false_ends(prepare(trainer, dataset, tokenizer, args, False, None, "train"), tokenizer)
     report_dropped(len(dataset), rows, "the data set", max_length)
     return rows
