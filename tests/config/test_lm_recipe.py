@@ -35,6 +35,7 @@ FAULTS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("teacher.dtype", "float", ("teacher.dtype:", "float32")),
     ("student", {}, ("student:", "layers")),
     ("student.layers", 0, ("student.layers:", "0")),
+    ("student.heads", 0, ("student.heads:", "0")),
     ("student.keep", "influenc", ("student.keep:", "influence")),
     ("student.lora", {"rank": 4}, ("student.lora.rank:", "no such key")),
     ("student", {"model": "owner/large"}, ("student.model:", "teacher itself")),

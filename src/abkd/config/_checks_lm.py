@@ -59,7 +59,7 @@ def _models(sections: Mapping[str, Any]) -> Iterator[str]:
             yield f"teacher.cache: no such folder: {teacher.cache}; make it with: abkd cache RECIPE --output FOLDER"
     if student is None or "teacher" not in sections:
         return
-    whole = student.layers is None and student.intermediate_size is None
+    whole = not student.smaller
     if student.model is None and (teacher is None or teacher.model is None):
         yield "student: made from the teacher's layers, so teacher.model is required"
     plain = teacher is not None and teacher.adapter is None and teacher.training is None

@@ -54,22 +54,29 @@ class Lora(Section):
 
 
 class LmStudent(Section):
-    """The model that is trained: `model` (a name or path), or `layers` of it, or `layers` of the teacher.
+    """The model that is trained: `model` (a name or path), or a part of it, or a part of the teacher.
 
-    `layers` is how many to keep (by `keep`: those of most influence, or evenly spaced) or their numbers from 0.
+    `layers` is how many to keep (by `keep`: those of most influence, or evenly spaced) or their numbers from 0;
+    `heads` and `intermediate_size` are attention heads and feed-forward units of each, those that do the most.
     """
 
     model: str | None = Field(default=None, min_length=1)
     layers: Count | Annotated[list[Layer], Field(min_length=1)] | None = None
     keep: Literal["influence", "even"] = "influence"
+    heads: Count | None = None
     intermediate_size: Count | None = None
     dtype: Dtype = "float32"
     lora: Lora | None = None
 
+    @property
+    def smaller(self) -> bool:
+        """Whether it is made of a part of a model."""
+        return any(part is not None for part in (self.layers, self.heads, self.intermediate_size))
+
     @model_validator(mode="after")
     def _made_of_something(self) -> LmStudent:
-        if self.model is None and self.layers is None and self.intermediate_size is None:
-            raise ValueError("expected model (a name or path), or layers to keep of the teacher")
+        if self.model is None and not self.smaller:
+            raise ValueError("expected model (a name or path), or layers, heads or intermediate_size to keep")
         return self
 
 

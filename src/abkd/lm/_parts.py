@@ -56,7 +56,7 @@ class LmParts:
         wanted = settings.student
         if self.origin is None:
             return load_model(model_path(str(wanted.model)), dtype=_dtype(wanted.dtype)).train()
-        if wanted.layers is None and wanted.intermediate_size is None:
+        if not wanted.smaller:
             raise InputError("student: give a model, or layers to keep of the teacher")
         count = int(self.origin.config.num_hidden_layers)
         student = make_student(
@@ -64,6 +64,7 @@ class LmParts:
             layers=count if wanted.layers is None else wanted.layers,
             keep=wanted.keep,
             tokenizer=self.tokenizer,
+            heads=wanted.heads,
             intermediate_size=wanted.intermediate_size,
         )
         return student.to(dtype=_dtype(wanted.dtype))
@@ -88,7 +89,7 @@ def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmPa
     rows = load_rows(settings.data, tokenizer)
     sets = load_sets(settings, tokenizer)
     pretrain = None if settings.data.pretrain is None else load_plain_text(settings.data.pretrain)
-    made = chosen.layers is not None or chosen.intermediate_size is not None
+    made = chosen.smaller
     teacher = None
     if teaches.model is not None and (cache is None or (made and chosen.model is None)):
         teacher = load_teacher(teaches)

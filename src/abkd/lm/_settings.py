@@ -26,7 +26,7 @@ class LmStudent:
         model: a name or path for `from_pretrained`; None makes it from the teacher's layers.
         layers: how many layers to keep of `model` (or of the teacher), or which ones; None keeps all.
         keep: how a number of layers is chosen, "influence" or "even"; see `abkd.lm.make_student`.
-        intermediate_size: the width of the feed-forward layers, where it should be less.
+        heads, intermediate_size: attention heads and feed-forward units of a layer, where there should be fewer.
         dtype: of the weights, "float32" unless told.
         lora: keyword arguments of `abkd.lm.lora` (r, alpha, dropout, target_modules); None trains all weights.
     """
@@ -34,9 +34,15 @@ class LmStudent:
     model: str | None = None
     layers: int | tuple[int, ...] | None = None
     keep: str = "influence"
+    heads: int | None = None
     intermediate_size: int | None = None
     dtype: str = "float32"
     lora: Mapping[str, Any] | None = None
+
+    @property
+    def smaller(self) -> bool:
+        """Whether it is made of another model's parts."""
+        return any(part is not None for part in (self.layers, self.heads, self.intermediate_size))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Students made from their teacher by keeping some of its layers."""
+"""Students made from their teacher by keeping some of its layers, heads and feed-forward units."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from abkd.errors import InputError, nearest, needed
-from abkd.lm._plain_text import english
+from abkd.errors import InputError, nearest
+from abkd.lm._narrow import narrowed, rebuilt
+from abkd.lm._probe import Watch, read_texts
 
 _KEEP = ("influence", "even")
-_MAX_TEXTS = 32
-_MAX_TOKENS = 256
 
 
 def make_student(
@@ -25,9 +24,10 @@ def make_student(
     keep: str = "influence",
     texts: Sequence[str] | None = None,
     tokenizer: Any = None,
+    heads: int | None = None,
     intermediate_size: int | None = None,
 ) -> Any:
-    """A student with some of a causal language model's layers, and everything else of it.
+    """A student with some of a causal language model's layers, and where told a part of their width.
 
     Args:
         teacher: a `transformers` causal language model; it is left as it is.
@@ -36,26 +36,27 @@ def make_student(
             them (`layer_influence`; ShortGPT, arXiv 2403.03853, equation 1). "even": evenly spaced, first and
             last included. Influence starts far nearer to the teacher.
         texts: what influence is measured on; None is a page of English that every Python carries.
-        tokenizer: the teacher's; needed for "influence" when `layers` is a number.
-        intermediate_size: the width of the feed-forward layers, where it should be less than the teacher's: the
-            units with the largest weights are kept (`gate_proj`, `up_proj`, `down_proj`, as in Llama and Qwen).
+        tokenizer: the teacher's; needed for "influence" when `layers` is a number, and for the next two.
+        heads: attention heads of each layer, where there should be fewer: those that add the most to what passes
+            through the layer over the texts. With grouped keys and values a multiple of the group's size. For
+            blocks as in Llama, Qwen and Mistral.
+        intermediate_size: units of each feed-forward layer, likewise. For such blocks and those of GPT-2.
 
     Returns:
         A new model of the same class in the teacher's dtype, in train mode, with gradients. It shares no tensor.
 
     Raises:
-        InputError: more or fewer layers than there are, indices out of order, an unknown `keep`, no tokenizer
-            where one is needed, or a model whose layers cannot be found.
+        InputError: more or fewer layers, heads or units than there are, indices out of order, an unknown `keep`,
+            no tokenizer where one is needed, or a model whose parts cannot be found.
     """
     found = decoder_layers(teacher)
     chosen = _chosen(teacher, len(found), layers, keep, texts, tokenizer)
     student = _with_layers(teacher, chosen)
-    if intermediate_size is not None:
-        student = _narrowed(student, intermediate_size)
+    if heads is not None or intermediate_size is not None:
+        student = narrowed(student, heads=heads, intermediate_size=intermediate_size, tokenizer=tokenizer, texts=texts)
     return student.train().requires_grad_(True)
 
 
-@torch.no_grad()
 def layer_influence(model: nn.Module, tokenizer: Any, texts: Sequence[str] | None = None) -> tuple[float, ...]:
     """How much each layer changes what passes through it: the mean over tokens of 1 - cos(input, output).
 
@@ -70,20 +71,18 @@ def layer_influence(model: nn.Module, tokenizer: Any, texts: Sequence[str] | Non
         InputError: no text, or a model whose layers cannot be found.
     """
     layers = decoder_layers(model)
-    samples = [text for text in (english(8) if texts is None else texts) if text.strip()][:_MAX_TEXTS]
-    if not samples:
-        raise InputError("texts: expected at least one text to measure the layers on, found none")
-    device = next(model.parameters()).device
     sums = torch.zeros(len(layers), dtype=torch.float64)
-    tokens = 0
-    with _Influence(layers, sums), _eval_mode(model):
-        for text in samples:
-            ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=_MAX_TOKENS)["input_ids"]
-            if ids.numel():
-                model(input_ids=ids.to(device))
-                tokens += ids.numel()
-    if not tokens:
-        raise InputError("texts: the tokenizer made no token of these texts")
+
+    def add_to(index: int) -> Watch:
+        def add(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            before: Tensor = args[0] if args else kwargs["hidden_states"]
+            after: Tensor = output[0] if isinstance(output, tuple) else output
+            same = functional.cosine_similarity(before.float(), after.float(), dim=-1)
+            sums[index] += (1 - same).sum().double().cpu()
+
+        return add
+
+    tokens = read_texts(model, tokenizer, texts, [(layer, add_to(index)) for index, layer in enumerate(layers)])
     return tuple((sums / tokens).tolist())
 
 
@@ -147,9 +146,6 @@ def _checked(layers: list[int], count: int) -> list[int]:
 
 def _with_layers(teacher: nn.Module, kept: list[int]) -> nn.Module:
     """A new model of the teacher's class whose layers are the kept ones."""
-    with needed("transformers", "lm"):
-        from transformers import AutoModelForCausalLM
-
     prefix = f"{_layers_name(teacher)}."
     old: Any = teacher.config
     count = int(old.num_hidden_layers)
@@ -167,87 +163,4 @@ def _with_layers(teacher: nn.Module, kept: list[int]) -> nn.Module:
         index, rest = name[len(prefix) :].split(".", 1)
         if index in place:
             state[f"{prefix}{place[index]}.{rest}"] = tensor
-    student: Any = AutoModelForCausalLM.from_config(config, dtype=next(teacher.parameters()).dtype)
-    student.load_state_dict(state)
-    student.tie_weights()
-    student.generation_config = copy.deepcopy(getattr(teacher, "generation_config", student.generation_config))
-    return student.to(next(teacher.parameters()).device)
-
-
-def _narrowed(model: nn.Module, size: int) -> nn.Module:
-    """The same model with only the `size` largest units of each feed-forward layer."""
-    with needed("transformers", "lm"):
-        from transformers import AutoModelForCausalLM
-
-    config: Any = copy.deepcopy(model.config)
-    full = getattr(config, "intermediate_size", None)
-    parts = [(f"{name}.", part) for name, part in model.named_modules() if hasattr(part, "down_proj")]
-    if (
-        full is None
-        or not all(hasattr(part, "gate_proj") and hasattr(part, "up_proj") for _, part in parts)
-        or not parts
-    ):
-        raise InputError(
-            f"{type(model).__name__}: a narrower student needs feed-forward layers of gate_proj, up_proj and "
-            "down_proj; leave intermediate_size out"
-        )
-    if isinstance(size, bool) or not 1 <= size <= full:
-        raise InputError(f"intermediate_size: expected 1 to {full}, the teacher's, got {size}")
-    state = dict(model.state_dict())
-    for prefix, part in parts:
-        where: Any = part
-        norm = [where.up_proj.weight.float().norm(dim=1), where.gate_proj.weight.float().norm(dim=1)]
-        weight = norm[0] * norm[1] * where.down_proj.weight.float().norm(dim=0)
-        units = weight.topk(size).indices.sort().values
-        for name in [name for name in state if name.startswith(prefix)]:
-            rows = "down_proj" not in name
-            if rows or name.endswith("down_proj.weight"):
-                state[name] = state[name].index_select(0 if rows else 1, units)
-    config.intermediate_size = size
-    narrow: Any = AutoModelForCausalLM.from_config(config, dtype=next(model.parameters()).dtype)
-    narrow.load_state_dict(state)
-    narrow.tie_weights()
-    narrow.generation_config = copy.deepcopy(getattr(model, "generation_config", narrow.generation_config))
-    return narrow.to(next(model.parameters()).device)
-
-
-class _Influence:
-    """While entered, adds each layer's sum over tokens of 1 - cos(input, output) to `sums`."""
-
-    def __init__(self, layers: nn.ModuleList, sums: Tensor) -> None:
-        self._layers = layers
-        self._sums = sums
-        self._hooks: list[Any] = []
-
-    def __enter__(self) -> None:
-        for index, layer in enumerate(self._layers):
-            self._hooks.append(layer.register_forward_hook(self._hook(index), with_kwargs=True))
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _hook(self, index: int) -> Any:
-        def add(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            before: Tensor = args[0] if args else kwargs["hidden_states"]
-            after: Tensor = output[0] if isinstance(output, tuple) else output
-            same = functional.cosine_similarity(before.float(), after.float(), dim=-1)
-            self._sums[index] += (1 - same).sum().double().cpu()
-
-        return add
-
-
-class _eval_mode:  # noqa: N801
-    """While entered, a module and its parts are in eval mode; afterwards each is as it was."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._before: list[tuple[nn.Module, bool]] = []
-
-    def __enter__(self) -> None:
-        self._before = [(part, part.training) for part in self._module.modules()]
-        self._module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for part, training in self._before:
-            part.training = training
+    return rebuilt(teacher, config, state)
