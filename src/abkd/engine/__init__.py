@@ -16,11 +16,13 @@ from abkd.engine._result import RunResult  # noqa: E402
 from abkd.engine._run_folder import RunFolder  # noqa: E402
 from abkd.engine._runs import OpenRun, Tested, is_main, load_result, size_of  # noqa: E402
 from abkd.engine._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
+from abkd.engine._settings import FromSettings  # noqa: E402
 from abkd.engine._trainer import EngineTrainer, TrainingError  # noqa: E402
 
 __all__ = [
     "BestWeights",
     "EngineTrainer",
+    "FromSettings",
     "MetricsLog",
     "OpenRun",
     "ProgressBar",

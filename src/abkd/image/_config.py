@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers.training_args import TrainingArguments
 
-from abkd.errors import InputError, nearest
+from abkd.engine import FromSettings
+from abkd.errors import InputError
 from abkd.image._objective import ScheduledObjective
 
 _METHOD_FIELDS = ("divergence", "alpha", "beta", "temperature", "ce_weight", "kd_weight", "method_settings")
 
 
 @dataclass
-class DistillationConfig(TrainingArguments):
+class DistillationConfig(FromSettings, TrainingArguments):
     """Settings of `abkd.image.DistillationTrainer`, on top of transformers' `TrainingArguments`.
 
     Attributes:
@@ -87,31 +88,6 @@ class DistillationConfig(TrainingArguments):
         if self.lr_scheduler_type == "auto":
             self.lr_scheduler_type = "constant" if self.lr_milestones else "cosine"
         super().__post_init__()
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], **fixed: Any) -> DistillationConfig:
-        """A configuration from plain data, with every fault as this library's own error.
-
-        Args:
-            settings: keyword arguments of this class.
-            **fixed: more of them, which `settings` may not name.
-
-        Raises:
-            InputError: an unknown key (the message names the nearest), a fixed one, or a value that
-                transformers refuses.
-        """
-        known = [item.name for item in fields(cls) if item.init]
-        for key in settings:
-            if key not in known:
-                raise InputError(f"training.{key}: unknown key; {nearest(key, known)}")
-            if key in fixed:
-                raise InputError(f"training.{key}: set elsewhere in the run's settings, not here")
-        try:
-            return cls(**settings, **fixed)
-        except (TypeError, ValueError, ImportError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"training: {error}") from error
 
     def objective(self) -> ScheduledObjective:
         """The objective that the method's fields describe.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from trl.trainer.sft_config import SFTConfig
 
+from abkd.engine import FromSettings
 from abkd.errors import InputError, nearest
 from abkd.lm._methods import Method, method_named
 from abkd.lm._minillm import PolicyGradient, check_policy_settings
@@ -17,7 +18,7 @@ from abkd.lm._student_settings import Sampling, StudentText, sampling_of, studen
 
 
 @dataclass
-class DistillationConfig(SFTConfig):
+class DistillationConfig(FromSettings, SFTConfig):
     """Settings of `abkd.lm.DistillationTrainer`, on top of TRL's `SFTConfig`.
 
     Names that TRL's `GKDConfig` has as well mean the same, but for three: `beta` is the alpha-beta-divergence's
@@ -97,31 +98,6 @@ class DistillationConfig(SFTConfig):
         self.policy()
         self._check_text()
         self.teacher_sampling()
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], **fixed: Any) -> DistillationConfig:
-        """A configuration from plain data, with every fault as this library's own error.
-
-        Args:
-            settings: keyword arguments of this class.
-            **fixed: more of them, which `settings` may not name.
-
-        Raises:
-            InputError: an unknown key (the message names the nearest), a fixed one, or a value that transformers
-                refuses.
-        """
-        known = [item.name for item in fields(cls) if item.init]
-        for key in settings:
-            if key not in known:
-                raise InputError(f"training.{key}: unknown key; {nearest(key, known)}")
-            if key in fixed:
-                raise InputError(f"training.{key}: set elsewhere in the run's settings, not here")
-        try:
-            return cls(**settings, **fixed)
-        except (TypeError, ValueError, ImportError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"training: {error}") from error
 
     def method_definition(self) -> Method:
         """The method by its name."""
