@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import io
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ def slug(heading: str) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:.*(num_workers|does not have many workers|LeafSpec|TreeSpec|litlogger)")
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if any(blocks(p))], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_code_runs_and_prints_what_is_shown(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -89,6 +91,23 @@ def test_recipes_are_sound(path: Path, tmp_path: Path) -> None:
             recipe = tmp_path / "recipe.yaml"
             recipe.write_text(match["body"], encoding="utf-8")
             load_recipe(str(recipe))
+
+
+@each_document
+def test_commands_can_be_typed(path: Path) -> None:
+    """Every line with `abkd` in a bash block is a command that exists, with options that it has."""
+    typer = pytest.importorskip("typer")
+    from abkd.cli import application
+
+    known = typer.main.get_command(application()).commands
+    for match in FENCE.finditer(path.read_text(encoding="utf-8")):
+        if match["info"].strip() != "bash":
+            continue
+        for line in match["body"].splitlines():
+            found = re.search(r"(?:^|-m )abkd (.*)", line)
+            if found is not None:
+                name, *words = shlex.split(found[1], comments=True)
+                known[name].make_context(name, words)
 
 
 @each_document
