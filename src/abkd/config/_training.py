@@ -59,7 +59,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "select_by": ("accuracy", "top5", "nll", "ece", "agreement", "loss"),
     "lr_scheduler_type": ("auto",),
 }
-_NAMES_LM = {**_NAMES, "select_by": ("nll", "loss", "divergence", "forward_kl", "agreement")}
+_NAMES_LM = {**_NAMES, "select_by": ("nll", "loss", "divergence", "forward_kl", "agreement", "rouge_l")}
 # Optimisers, by the beginning or the end of their name, and the package each needs beside torch.
 _OPTIMISERS = (
     (("galore",), (), "galore_torch"),

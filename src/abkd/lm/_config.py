@@ -15,6 +15,7 @@ from abkd.lm._methods import Method, method_named
 from abkd.lm._minillm import PolicyGradient, check_policy_settings
 from abkd.lm._objective import ScheduledObjective
 from abkd.lm._student_settings import Sampling, StudentText, sampling_of, student_text_of
+from abkd.lm._validation_texts import ROUGE_L, ValidationTexts, validation_texts_of
 
 
 @dataclass
@@ -42,8 +43,11 @@ class DistillationConfig(FromSettings, SFTConfig):
         pretrain_weight: of the LM loss on `pretrain_dataset`, where that is given.
         teacher_model_init_kwargs: for `from_pretrained`, where the teacher is given by name. Without a dtype it is
             loaded in its own.
-        select_by: a metric of the evaluation (nll, divergence, agreement, ...) by whose best value weights are kept
-            in `trainer.best`; None keeps none.
+        select_by: a metric of the evaluation (nll, divergence, agreement, rouge_l, ...) by whose best value weights
+            are kept in `trainer.best`; None keeps none.
+        validation_texts: what the student writes in each evaluation, for the metric rouge_l (0 to 100): size (rows
+            of `eval_dataset`, all unless given) and max_new_tokens (256). None writes nothing, but for select_by
+            "rouge_l".
 
     alpha, beta, temperature, ce_weight, kd_weight and the numbers in `divergence` may be schedules
     `{"from": ..., "to": ..., "shape": "linear" | "cosine", "until": ...}` over the run's steps.
@@ -76,6 +80,7 @@ class DistillationConfig(FromSettings, SFTConfig):
         default=None, metadata={"help": "Keyword arguments to load the teacher with."}
     )
     select_by: str | None = field(default=None, metadata={"help": "Metric whose best weights are kept."})
+    validation_texts: dict[str, Any] | None = field(default=None, metadata={"help": "Texts written in evaluation."})
 
     report_to: Any = field(default="none", metadata={"help": "Reporting integrations."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
@@ -159,6 +164,16 @@ class DistillationConfig(FromSettings, SFTConfig):
         if self.max_new_tokens is not None:
             given.setdefault("max_new_tokens", self.max_new_tokens)
         return sampling_of(given, "teacher_text")
+
+    def validation_writing(self) -> ValidationTexts | None:
+        """What the student writes in each evaluation; None if nothing.
+
+        Raises:
+            InputError: an unknown key or a value out of range.
+        """
+        if self.validation_texts is None and self.select_by != ROUGE_L:
+            return None
+        return validation_texts_of(self.validation_texts or {})
 
     def settings_of_method(self) -> dict[str, Any]:
         """The method's further settings, defaults included.

@@ -177,3 +177,11 @@ def _gathered(head: nn.Linear) -> AbstractContextManager[Any]:
 
     parts: list[Any] = [head.weight, head.bias]
     return maybe_gather_lm_head_ctx(*parts)
+
+
+def drop_fused_head(model: Any, before: Any) -> None:
+    """Take back TRL's own patch of the forward: this trainer has its own, which a copied model takes along."""
+    if before is not None:
+        model.forward = before
+    elif not hasattr(model, "_hf_hook"):
+        model.__dict__.pop("forward", None)

@@ -21,6 +21,7 @@ from abkd.lm._data import (
 from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
 from abkd.lm._teacher import LiveTeacher, base_of, check_apart, load_teacher, load_tokenizer_of
+from abkd.lm._validation_texts import ValidationWriter
 from abkd.lm._vocabulary import shared_vocabulary
 from abkd.lm.data import tokenise
 
@@ -70,7 +71,7 @@ class Setup:
             train_dataset = self._teacher_text(train_dataset, sampling)
             row = check_columns(train_dataset, "train_dataset", args.dataset_text_field)
         check_template(row, self.tokenizer)
-        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+        self.train_dataset, self.eval_dataset, self._eval_rows = train_dataset, eval_dataset, eval_dataset
         if wants_assistant_only(row):
             self._tell_answers()
         known = hasattr(self.train_dataset, "__len__") and "input_ids" not in row
@@ -170,6 +171,19 @@ class Setup:
             return trainer.teacher
         self.notes.append("eval_dataset is not in the teacher cache: evaluation gives nll alone, also as its loss")
         return None
+
+    def validation_writer_of(self, trainer: Any) -> ValidationWriter | None:
+        """What lets the student write in evaluation; None if it does not.
+
+        Raises:
+            InputError: rows that have no prompts and answers, or sharded weights.
+        """
+        settings = self.args.validation_writing()
+        if settings is None:
+            return None
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise InputError("validation_texts are written with whole weights: leave them out with FSDP or DeepSpeed")
+        return ValidationWriter(trainer, self._eval_rows, settings)
 
     def _loaded_teacher(self, teacher: Any) -> Any:
         if teacher is None or not isinstance(teacher, str):

@@ -15,7 +15,7 @@ from abkd.errors import InputError
 from abkd.lm._batch import IGNORED, OWN_TEXT, PRETRAIN, ROLLOUT, counted, model_inputs, tokens_read
 from abkd.lm._config import DistillationConfig
 from abkd.lm._data import report_dropped, say
-from abkd.lm._hidden import Predictions, add_head_call, call_with_head
+from abkd.lm._hidden import Predictions, add_head_call, call_with_head, drop_fused_head
 from abkd.lm._metrics import Clock, Meter, comparison, rows_of_targets, spread
 from abkd.lm._minillm import policy_loss
 from abkd.lm._objective import LANGUAGE_MODELLING, Objective, objective_loss
@@ -23,6 +23,7 @@ from abkd.lm._pretraining import PlainText
 from abkd.lm._setup import Setup, checked_config
 from abkd.lm._student_text import StudentWriter
 from abkd.lm._teacher import base_of, found_at
+from abkd.lm._validation_texts import ROUGE_L
 from abkd.losses import Targets
 from abkd.storage import atomic_write_json, read_json
 
@@ -112,7 +113,7 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
             optimizers=optimizers,
             peft_config=peft_config,
             select_by=args.select_by,
-            larger_is_better=args.greater_is_better,
+            larger_is_better=True if args.select_by == ROUGE_L else args.greater_is_better,
         )
         self._config = args
         self._objectives = args.objective()
@@ -120,11 +121,12 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         self._clock = Clock()
         self._eval_prefix = "eval"
         report_dropped(setup.rows, self.train_dataset, "train_dataset", args.max_length)
-        _drop_fused_head(base_of(self.model), before)
+        drop_fused_head(base_of(self.model), before)
         setup.check_trainer(self)
         note = add_head_call(base_of(self.model))
         self.vocabulary, self.teacher = setup.teacher_of(self)
         self._eval_teacher = setup.eval_teacher_of(self, self.eval_dataset)
+        self._validation = setup.validation_writer_of(self)
         self._policy, self._parts = args.policy(), 1
         sampling = args.student_sampling()
         self._writer = None if sampling is None else StudentWriter(self, sampling, self._policy)
@@ -257,7 +259,8 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The objective, `nll`, and with a teacher `divergence`, `forward_kl`, `agreement` and others, as token means.
+        """The objective, `nll`, and with a teacher `divergence`, `forward_kl`, `agreement` and others, as token means;
+        with `args.validation_texts` also `rouge_l`.
 
         See transformers' Trainer for the arguments, and `abkd.lm._metrics.comparison` for the metrics. On several
         ranks rows that fill up the last batch are left out, but for packed ones.
@@ -272,6 +275,9 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the trainer's own metrics to a log line; in evaluation under the names that the evaluation has."""
         if f"{self._eval_prefix}_runtime" in logs:
+            if self._validation is not None and self._eval_prefix == "eval":
+                total, count = self._validation.score()
+                self._meters["eval"].add({ROUGE_L: total}, count)
             measured = self._meters["eval"].take(self.accelerator)
             logs.update({f"{self._eval_prefix}_{name}": value for name, value in measured.items()})
         elif "loss" in logs:
@@ -341,11 +347,3 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         for note in notes:
             if note is not None:
                 say(note)
-
-
-def _drop_fused_head(model: Any, before: Any) -> None:
-    """Take back TRL's own patch of the forward: this trainer has its own, which a copied model takes along."""
-    if before is not None:
-        model.forward = before
-    elif not hasattr(model, "_hf_hook"):
-        model.__dict__.pop("forward", None)
