@@ -26,12 +26,12 @@ def methods(
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for title in ("name", "what it does", "defaults", "source"):
-        table.add_column(title, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it does; its defaults; its source")
     for entry in entries:
         defaults = ", ".join(f"{key} {_shown(value)}" for key, value in entry["defaults"].items())
-        table.add_row(entry["name"], entry["description"], defaults, entry["source"])
+        table.add_row(entry["name"], "\n".join(filter(None, (entry["description"], defaults, entry["source"]))))
     out().print(table, markup=False)
 
 
