@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
@@ -53,8 +54,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> 
     Args:
         path: A YAML file, or the name of a recipe that comes with abkd (`quickstart/image`). Paths inside a
             recipe are taken from the current folder.
-        overrides: Words `dotted.path=value`, applied in order; values are YAML. One that changes `method` drops
-            the file's `divergence` and `loss` (and those of text), which belong to the old method.
+        overrides: Words `dotted.path=value`, applied in order; values are YAML. One that changes `method` leaves
+            the file's `divergence` and `loss` (and those of text) to the old method, as its `compare.settings`.
 
     Raises:
         RecipeError: Everything that is wrong with it, one line each.
@@ -87,13 +88,13 @@ def parse_recipe(value: Mapping[str, Any], source: str = "recipe") -> Recipe:
 def _overridden(recipe: dict[str, Any], overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The recipe with overrides, and what is wrong with them.
 
-    Another `method` leaves the file's sections of the old method behind; what is overridden of a method's sections
-    counts wherever the recipe sets that method, `compare.settings` included.
+    What the file says of its own method stays with that method where an override names another; what is overridden
+    of a method's sections counts wherever the recipe sets that method, `compare.settings` included.
     """
     old = recipe.get("method", TaskRecipe.model_fields["method"].default)
     method = apply_overrides({"method": old}, [word for word in overrides if word.startswith("method=")])[0]["method"]
     if method != old:
-        recipe = {key: value for key, value in recipe.items() if key not in OF_METHOD}
+        recipe = _left_to(old, recipe)
     raw, faults = apply_overrides(recipe, overrides)
     compare = raw.get("compare")
     settings: Any = cast("dict[str, Any]", compare).get("settings") if isinstance(compare, dict) else None
@@ -106,22 +107,50 @@ def _overridden(recipe: dict[str, Any], overrides: list[str]) -> tuple[dict[str,
     return apply_overrides(raw, [f"compare.settings.{method}.{word}" for word in again])
 
 
+def _left_to(method: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with the sections of its own method moved to `compare.settings`, unless they are there already."""
+    rest = {key: value for key, value in recipe.items() if key not in OF_METHOD}
+    own = {key: recipe[key] for key in OF_METHOD if recipe.get(key)}
+    compare: Any = {} if rest.get("compare") is None else rest["compare"]
+    settings: Any = compare.get("settings") or {} if isinstance(compare, dict) else None
+    if not own or not isinstance(method, str) or not isinstance(settings, dict) or method in settings:
+        return rest
+    return {**rest, "compare": {**compare, "settings": {**settings, method: own}}}
+
+
 def _checked(raw: dict[str, Any], source: str, faults: list[str]) -> Recipe:
     task = raw.get("task", "image")
     if not isinstance(task, str) or task not in TASKS:
         faults.append(f"task: no such task as {show(task)}; {nearest(str(task), TASKS)}")
         raise RecipeError(faults, source)
     model, check, job, _ = TASKS[task]
+    spec = None
     try:
         spec = model.model_validate(raw)
+        faults += check({name: getattr(spec, name) for name in model.model_fields})
     except ValidationError as error:
         faults += lines(error, model)
         faults += check(_sound_sections(raw, TASKS[task], error))
+    said = {fault.partition(":")[0] for fault in faults}
+    faults += [
+        fault for path, fault in _infinite(raw) if not any(path == one or path.startswith(f"{one}.") for one in said)
+    ]
+    if spec is None or faults:
         raise RecipeError(faults, source) from None
-    faults += check({name: getattr(spec, name) for name in model.model_fields})
-    if faults:
-        raise RecipeError(faults, source)
     return job(spec, source)
+
+
+def _infinite(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every number in nested values that is not finite: its path, and a line that says so."""
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        inner = cast("dict[Any, Any]", value).items()
+    elif isinstance(value, list):
+        inner = enumerate(cast("list[Any]", value))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, f"{path}: expected a finite number, got {value}"
+    for key, item in inner:
+        yield from _infinite(item, f"{path}.{key}" if path else str(key))
 
 
 def _sound_sections(raw: Mapping[str, Any], task: Task, error: ValidationError) -> dict[str, Any]:
