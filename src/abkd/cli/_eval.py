@@ -90,7 +90,7 @@ def evaluate(
         )
         plain(json.dumps(result.as_dict(), indent=2) if as_json else str(result))
         return
-    results = evaluate_folder(_folder_of(target, output), which=which)
+    results = evaluate_folder(_folder_of(target, output), which=which, progress=not as_json)
     if as_json:
         plain(json.dumps(results, indent=2))
     else:

@@ -127,6 +127,12 @@ class RunFolder:
         """The newest checkpoint that is whole, or None."""
         return newest_complete(self.checkpoints)
 
+    def trained_teacher(self) -> Path | None:
+        """The teacher's run in the study whose `runs/METHOD/seed-SEED` this is, if the study trained one."""
+        parents = self.path.resolve().parents
+        own = parents[2] / "teacher" if len(parents) > 2 else None
+        return own if own is not None and (own / RUN_FILE).is_file() else None
+
     def _check_same(self, settings: Mapping[str, Any]) -> None:
         stored = self.settings()
         differing = sorted(_differences(stored, self._where_it_lies_now(stored, settings)))
@@ -139,15 +145,11 @@ class RunFolder:
     def _where_it_lies_now(self, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings, with the old location of a teacher that the study around this run trained.
 
-        Such a teacher moves with the study's folder (this run is its `runs/METHOD/seed-SEED`), and a folder has
-        more than one spelling: neither makes another run.
+        Such a teacher moves with the study's folder, and a folder has more than one spelling: neither makes another
+        run.
         """
-        old, new = stored.get("teacher"), settings.get("teacher")
-        parents = self.path.resolve().parents
-        if not isinstance(old, dict) or not isinstance(new, dict) or len(parents) < 3:
-            return dict(settings)
-        own = parents[2] / "teacher"
-        if not (own / RUN_FILE).is_file():
+        old, new, own = stored.get("teacher"), settings.get("teacher"), self.trained_teacher()
+        if own is None or not isinstance(old, dict) or not isinstance(new, dict):
             return dict(settings)
         moved: dict[str, Any] = {**new}
         for key in ("name", "model"):

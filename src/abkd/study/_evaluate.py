@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from abkd.errors import InputError, nearest
+from abkd.study._bar import PlanBar
+from abkd.study._evaluate_lm import evaluate_lm_run
+from abkd.study._plan import Newest
+
+if TYPE_CHECKING:
+    from abkd.image.data import ImageData
+    from abkd.lm import LmParts
 
 _WHICH = ("best", "last")
 
 
-def evaluate_folder(folder: str | os.PathLike[str], *, which: str = "best") -> dict[str, dict[str, float]]:
+def evaluate_folder(
+    folder: str | os.PathLike[str], *, which: str = "best", progress: bool = False
+) -> dict[str, dict[str, float]]:
     """The test metrics of every finished run in a folder, from its saved weights.
 
     Of a language run, KL and NLL on its held-out rows.
@@ -20,6 +30,7 @@ def evaluate_folder(folder: str | os.PathLike[str], *, which: str = "best") -> d
     Args:
         folder: A run folder, or one that holds run folders at any depth.
         which: `best`, the epoch that was chosen on the validation split, or `last`.
+        progress: Show one progress bar for all runs.
 
     Returns:
         Metrics by run, named by its path below `folder` (or by the folder's name if it is the run itself).
@@ -37,23 +48,27 @@ def evaluate_folder(folder: str | os.PathLike[str], *, which: str = "best") -> d
     if not found:
         raise InputError(f"{root}: no finished run in this folder; `abkd train` makes one")
     results: dict[str, dict[str, float]] = {}
-    for run in found:
-        name = run.name if run == root else run.relative_to(root).as_posix()
-        settings = RunFolder(run).settings()
-        if settings.get("task") == "lm":
-            from abkd.study._evaluate_lm import evaluate_lm_run
-
-            results[name] = evaluate_lm_run(settings, run, which)
-        else:
-            results[name] = _evaluate(settings, run / which)
+    data: Newest[ImageData] = Newest()
+    parts: Newest[LmParts] = Newest()
+    with PlanBar(root.resolve().name, len(found)) if progress else nullcontext() as bar:
+        for run in found:
+            name = run.name if run == root else run.relative_to(root).as_posix()
+            told = bar.next(name) if bar else None
+            settings = RunFolder(run).settings()
+            if settings.get("task") == "lm":
+                results[name] = evaluate_lm_run(settings, run, which, parts)
+            else:
+                results[name] = _evaluate(settings, run / which, data)
+            if told is not None:
+                told(1.0, "")
     return results
 
 
-def _evaluate(plain: Mapping[str, Any], weights: Path) -> dict[str, float]:
+def _evaluate(plain: Mapping[str, Any], weights: Path, data: Newest[ImageData]) -> dict[str, float]:
     from abkd.image import ImageRun, evaluate_models
     from abkd.image.data import load_data
     from abkd.image.models import load_model
 
-    settings = ImageRun.from_dict(plain)
-    data = load_data(settings.data.name, **settings.data.options)
-    return evaluate_models({"student": load_model(weights)}, data.test)["student"]
+    chosen = ImageRun.from_dict(plain).data
+    split = data.of(chosen, lambda: load_data(chosen.name, **chosen.options)).test
+    return evaluate_models({"student": load_model(weights)}, split)["student"]

@@ -6,21 +6,27 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from abkd.errors import InputError
-from abkd.study._lm import ANSWERS, quiet_libraries
+from abkd.study._folder import ANSWERS
+from abkd.study._lm import quiet_libraries
+from abkd.study._plan import Newest
+
+if TYPE_CHECKING:
+    from abkd.lm import LmParts, LmRun
 
 _WEIGHTS = "best"
 
 
-def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str) -> dict[str, float]:
+def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: Newest[LmParts]) -> dict[str, float]:
     """KL and NLL of a run's saved model on its own held-out test rows; on its validation rows without any.
 
     Args:
         settings: of the run, as in its run.json.
         run: its folder.
         which: `best` or `last`.
+        shared: what an earlier run has loaded.
 
     Raises:
         InputError: neither kind of rows, or a teacher, rows or answers that are no longer there.
@@ -30,13 +36,14 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str) -> dict[
     from abkd.lm.evaluation import held_out
 
     quiet_libraries()
-    wanted = LmRun.from_dict(settings)
-    places = [run / ANSWERS, *(parent / ANSWERS for parent in run.parents[:3])]
+    wanted = _where_it_lies_now(LmRun.from_dict(settings), run)
+    places = [run / ANSWERS, *(parent / ANSWERS for parent in run.resolve().parents[:3])]
     answers = next((place for place in places if place.is_dir()), None)
     if wanted.data.answers is not None and answers is None:
         raise InputError(f"{run}: the teacher's answers (a folder {ANSWERS}/) are no longer beside the run")
     wanted = replace(wanted, evaluation=replace(wanted.evaluation, sets=()))
-    parts = load_parts(wanted, answers or run / ANSWERS, progress=False)
+    named = (wanted.student, wanted.teacher, wanted.data, answers)
+    parts = shared.of(named, lambda: load_parts(wanted, answers or run / ANSWERS, progress=False))
     rows = parts.test if parts.test is not None else parts.validation
     if rows is None:
         raise InputError(f"{run}: the run held no rows out; name test sets with --set")
@@ -44,6 +51,16 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str) -> dict[
     length = lm_config(wanted, "unused").max_length
     tokenised = tokenise(rows, parts.tokenizer, max_length=length)
     return held_out(model, tokenised, parts.tokenizer, teacher=parts.teacher)
+
+
+def _where_it_lies_now(wanted: LmRun, run: Path) -> LmRun:
+    """The run with the teacher that its study trained, which may have moved with the study's folder."""
+    from abkd.engine import RunFolder
+
+    own = RunFolder(run).trained_teacher()
+    if own is None or wanted.teacher is None or Path(str(wanted.teacher.model)).parts[-2:] != (own.name, _WEIGHTS):
+        return wanted
+    return replace(wanted, teacher=replace(wanted.teacher, model=str(own / _WEIGHTS)))
 
 
 def evaluate_texts(
