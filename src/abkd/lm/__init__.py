@@ -4,7 +4,6 @@
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from abkd.errors import MissingPackageError
@@ -58,7 +57,6 @@ _HOMES = {
     "smollm2_folder": "_smollm2",
     "with_adapter": "_adapters",
 }
-_ON_TRL = {"DistillationConfig", "DistillationTrainer", "lm_config", "load_lm_result", "run_lm"}
 
 __all__ = [
     "METHODS",
@@ -100,10 +98,16 @@ def __getattr__(name: str) -> Any:
     """Import a public name where it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for package in ("datasets", "trl") if name in _ON_TRL else ():
-        if find_spec(package) is None:
-            raise MissingPackageError(f'abkd.lm needs the package {package}: pip install "abkd[lm]"')
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        home = import_module(f"{__name__}.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("", "abkd"):
+            raise
+        raise MissingPackageError(
+            f'{__name__}.{name} needs the package {package}, which is not installed or too old: pip install "abkd[lm]"'
+        ) from error
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -28,7 +28,10 @@ def without_false_ends(rows: Any, tokenizer: Any) -> Any:
         length = _common(row["input_ids"], _without_end(row, tokenizer))
         return {name: row[name][:length] for name in ("input_ids", "labels")}
 
-    return rows.map(cut).filter(lambda row: any(label != -100 for label in row["labels"]))
+    def teaches(row: Mapping[str, Any]) -> bool:
+        return any(label != -100 for label in row["labels"])
+
+    return rows.map(cut).filter(teaches)
 
 
 def _without_end(row: Mapping[str, Any], tokenizer: Any) -> list[int]:
