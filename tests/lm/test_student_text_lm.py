@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from abkd import ForwardKL, divergence_loss
 from abkd.errors import InputError, MissingPackageError
-from abkd.lm._batch import OWN_TEXT, PRETRAIN, own_batch, prompts_of
+from abkd.lm._batch import OWN_TEXT, own_batch, prompts_of
 from abkd.lm._generate import cut_after_end, write_texts
 from abkd.lm._replay import ReplayBuffer
 from abkd.lm._student_settings import Sampling, StudentText
@@ -274,33 +274,6 @@ def test_prompts_come_from_the_training_split_alone(
     known = {tuple(tokenizer(row["prompt"])["input_ids"]) for row in lm_toys.instruction_rows()}
     assert seen
     assert set(seen) <= known
-
-
-def test_plain_text_has_its_own_loss(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
-    from datasets import Dataset
-
-    plain = Dataset.from_dict({"text": lm_toys.sentences()[200:230]})
-    trainer = own_trainer(
-        tmp_path,
-        tokenizer,
-        student,
-        teacher,
-        pretrain_dataset=plain,
-        pretrain_weight=0.5,
-        max_length=32,
-        gradient_accumulation_steps=2,
-        train_dataset=lm_toys.instructions(),
-    )
-    batches = trainer.prepare_batches([lm_toys.batch_of(trainer), lm_toys.batch_of(trainer)])
-    assert not torch.equal(batches[0][PRETRAIN]["input_ids"], batches[1][PRETRAIN]["input_ids"])
-    inputs = batches[0]
-    bare = {name: value for name, value in inputs.items() if name != PRETRAIN}
-    added = trainer.compute_loss(trainer.model, inputs) - trainer.compute_loss(trainer.model, bare)
-    tokens = inputs[PRETRAIN]["input_ids"]
-    logits = trainer.model(tokens).logits[:, :-1]
-    ce = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-    torch.testing.assert_close(added, 0.5 * ce / 2, rtol=1e-4, atol=1e-5)
-    trainer.train()
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft

@@ -337,7 +337,8 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     def _plain_text(self, dataset: Any) -> PlainText:
         args = self._config
         length, batch = args.max_length or _PLAIN_LENGTH, args.per_device_train_batch_size
-        return PlainText(dataset, self._tokenizer, args.dataset_text_field, length, batch, args.seed)
+        with args.main_process_first(desc="plain text"):
+            return PlainText(dataset, self._tokenizer, args.dataset_text_field, length, batch, args.seed)
 
     def _say_start(self, notes: list[str | None]) -> None:
         if not self.is_world_process_zero():
