@@ -7,8 +7,8 @@ clipped and the optimiser is AdamW, so the scale of a loss does not matter and n
 teacher's own text, `sft` here is what the literature calls sequence-level distillation (seqkd).
 
 One run takes minutes to a quarter of an hour, all of them many hours: finished runs are kept in
-benchmarks/results/lm_methods.json, and the command goes on with what is missing. Several processes may work on it
-side by side. The texts of Self-Instruct's 252 tasks and Vicuna's 80 questions are given as files:
+benchmarks/results/lm_methods.json, the rows beside it, and the command goes on with what is missing. Several processes
+may work on it side by side. The texts of Self-Instruct's 252 tasks and Vicuna's 80 questions are given as files:
 
     python benchmarks/lm_methods.py run --prompts seed_tasks.jsonl --self-instruct user_oriented.jsonl \\
         --vicuna questions.jsonl --vicuna-answers answers.jsonl
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import gzip
 import json
 import random
 import shutil
@@ -31,16 +32,18 @@ from pathlib import Path
 from typing import Any
 
 import _report
+import datasets
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from abkd.lm import LmData, LmEvaluation, LmParts, LmRun, LmStudent, LmTeacher, load_smollm2, run_lm
 from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
 from abkd.lm.data import load_instructions, tokenise
 from abkd.lm.evaluation import held_out
-from abkd.study._lm import quiet_libraries
 
 RESULTS = _report.RESULTS / "lm_methods.json"
+ROWS = _report.RESULTS / "lm_methods_rows.json.gz"
 TOWARDS = {
     "name": "alpha_beta",
     "alpha": {"from": 1.0, "to": 0.2, "shape": "cosine"},
@@ -67,7 +70,12 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     },
 }
 RATES = (2e-4, 5e-4, 1.2e-3)
-BATCH, NEW_TOKENS, LENGTH, PROMPT_TOKENS = 8, 40, 160, 64
+BATCH, NEW_TOKENS, LENGTH, PROMPT_TOKENS = 8, 32, 128, 48
+# The model's own template without its default system message, which would be half of every row.
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 COLUMNS = (
     ("forward_kl", "KL", 3),
     ("nll", "NLL", 3),
@@ -93,23 +101,42 @@ def prompts(files: list[str]) -> list[str]:
 
 def answered(options: argparse.Namespace, teacher: Any, tokenizer: Any, texts: list[str], name: str) -> Any:
     """Tokenised rows of these prompts with the teacher's answers; where one was cut short, no end is a target."""
-    import datasets
-
-    sampling = Sampling(max_new_tokens=options.new_tokens)
     asked = datasets.Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in texts])
-    with lock(options.output / f"{name}.lock", wait=True):
-        writer = TeacherText(teacher, tokenizer, sampling, options.output / "answers" / name, batch=64)
-        rows = writer.of(asked, report=lambda done, _: print(f"\r{name}: {done:.0%}", end="", flush=True))
+    writer = TeacherText(
+        teacher, tokenizer, Sampling(max_new_tokens=options.new_tokens), options.output / "answers" / name, batch=64
+    )
+    rows = writer.of(asked, report=lambda done, _: print(f"\r{name}: {done:.0%}", end="", flush=True))
     rows = rows.filter(lambda row: bool(row["completion"][-1]["content"].strip()))
-    end = tokenizer.eos_token_id
+    return tokenise(rows, tokenizer, max_length=LENGTH).select_columns(["input_ids", "labels"])
 
-    def uncut(row: dict[str, Any]) -> dict[str, Any]:
-        places = [place for place, label in enumerate(row["labels"]) if label == end]
-        if places and places[-1] - next(i for i, label in enumerate(row["labels"]) if label >= 0) >= options.new_tokens:
-            return {"labels": [-100 if place >= places[-1] else label for place, label in enumerate(row["labels"])]}
-        return {"labels": row["labels"]}
 
-    return tokenise(rows, tokenizer, max_length=LENGTH).select_columns(["input_ids", "labels"]).map(uncut)
+def rows_of(options: argparse.Namespace, teacher: Any, tokenizer: Any) -> dict[str, Any]:
+    """Train, validation and test rows: from the file of all runs, which the first process writes."""
+    file = options.output / "rows.json.gz" if options.tiny else ROWS
+    with lock(options.output / "rows.lock", wait=True):
+        if not file.is_file():
+            asked = prompts(options.prompts)[: 24 if options.tiny else None]
+            fitting = [text for text in asked if len(tokenizer(text)["input_ids"]) <= PROMPT_TOKENS or options.tiny]
+            held = len(asked) // 3
+            again = -(-options.rows // len(fitting[held:]))
+            training = [text for text in fitting[held:] for _ in range(again)]
+            random.Random(1).shuffle(training)
+            parts = {
+                "test": fitting[: 2 * held // 3],
+                "validation": fitting[2 * held // 3 : held],
+                "train": training[: options.rows],
+            }
+            found = {name: answered(options, teacher, tokenizer, texts, name) for name, texts in parts.items()}
+            write_rows(file, found)
+    kept = json.loads(gzip.decompress(file.read_bytes()))
+    return {name: datasets.Dataset.from_dict(columns) for name, columns in kept.items()}
+
+
+def write_rows(file: Path, found: dict[str, Any]) -> None:
+    """Token ids and labels of each split, the same bytes for the same rows."""
+    text = json.dumps({name: {key: rows[key][:] for key in ("input_ids", "labels")} for name, rows in found.items()})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def load(options: argparse.Namespace) -> LmParts:
@@ -121,26 +148,15 @@ def load(options: argparse.Namespace) -> LmParts:
         teacher = tiny_llama(len(tokenizer), 4)
     else:
         teacher, tokenizer = load_smollm2()
+        tokenizer.chat_template = TEMPLATE
     teacher = teacher.to(torch.float32 if options.tiny else torch.bfloat16).eval().requires_grad_(False)
-    asked = prompts(options.prompts)
-    if options.tiny:
-        asked = asked[:24]
-    held = len(asked) // 3
     most = {"tokenizer": tokenizer, "max_prompt_length": PROMPT_TOKENS, "template": "chat"}
     sets = {}
     if options.self_instruct:
         sets["self-instruct"] = load_instructions(options.self_instruct, "test", **most)
     if options.vicuna:
         sets["vicuna"] = load_instructions(options.vicuna, "test", answers=options.vicuna_answers, **most)
-    fitting = [text for text in asked if len(tokenizer(text)["input_ids"]) <= PROMPT_TOKENS or options.tiny]
-    training = [text for text in fitting[held:] for _ in range(-(-options.rows // len(fitting[held:])))]
-    random.Random(1).shuffle(training)
-    parts = {
-        "test": fitting[: 2 * held // 3],
-        "validation": fitting[2 * held // 3 : held],
-        "train": training[: options.rows],
-    }
-    rows = {name: answered(options, teacher, tokenizer, texts, name) for name, texts in parts.items()}
+    rows = rows_of(options, teacher, tokenizer)
     return LmParts(tokenizer, rows["train"], rows["validation"], rows["test"], sets, teacher=teacher, origin=teacher)
 
 
@@ -174,6 +190,7 @@ def settings(options: argparse.Namespace, name: str, layers: int, rate: float, s
             "save_strategy": "no",
             "logging_steps": 10,
             "gradient_checkpointing": False,
+            "train_sampling_strategy": "group_by_length",
             "use_cpu": True,
             "bf16": not options.tiny,
         },
@@ -200,7 +217,8 @@ def tuned(options: argparse.Namespace, parts: LmParts, name: str, layers: int) -
 
 def work(options: argparse.Namespace) -> None:
     """Make what is missing, run by run."""
-    quiet_libraries()
+    datasets.disable_progress_bars()
+    disable_progress_bar()
     parts = load(options)
     measured_start(options, parts)
     for layers in options.layers:
@@ -370,14 +388,14 @@ def main() -> None:
     parser.add_argument("--self-instruct", help="file of Self-Instruct's 252 tasks, for ROUGE-L")
     parser.add_argument("--vicuna", help="file of Vicuna's 80 questions, for ROUGE-L")
     parser.add_argument("--vicuna-answers", help="file of their reference answers")
-    parser.add_argument("--output", type=Path, default=Path("runs/lm-methods"), help="answers, locks and logs")
+    parser.add_argument("--output", type=Path, default=Path("runs/lm-methods"), help="runs, locks and logs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file of finished runs")
     parser.add_argument("--methods", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--layers", nargs="*", type=int, default=[20, 10])
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
     parser.add_argument("--rates", nargs="*", type=float, default=list(RATES))
     parser.add_argument("--rows", type=int, default=1504)
-    parser.add_argument("--tuning-steps", type=int, default=24)
+    parser.add_argument("--tuning-steps", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, help="of an answer in training")
     parser.add_argument("--text-tokens", type=int, default=64, help="of a response for ROUGE-L")
     parser.add_argument("--threads", type=int, help="of torch; one a process is best where several work")
