@@ -10,7 +10,7 @@ One run takes minutes to a quarter of an hour, all of them many hours: finished 
 benchmarks/results/lm_methods.json, the rows beside it, and the command goes on with what is missing. Several processes
 may work on it side by side. The texts of Self-Instruct's 252 tasks and Vicuna's 80 questions are given as files:
 
-    python benchmarks/lm_methods.py run --prompts seed_tasks.jsonl --self-instruct user_oriented.jsonl \\
+    python benchmarks/lm_methods.py run --prompts seed_tasks.jsonl --self-instruct user_oriented.jsonl \
         --vicuna questions.jsonl --vicuna-answers answers.jsonl
     python benchmarks/lm_methods.py report
     python benchmarks/lm_methods.py run --tiny             # checks the script: tiny random models, carried prompts
