@@ -78,27 +78,58 @@ def test_a_damaged_part_is_found_and_made_anew_while_building(
     LmCache.open(tmp_path / "c")
 
 
-def test_no_room_on_the_disk(
+def test_no_room_is_said_before_the_teacher_is_asked(
     rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage(10, 10, 1000))
+    monkeypatch.setattr(Asker, "ask", lambda self, some: pytest.fail("the teacher was asked"))
     with pytest.raises(AbkdError, match=r"no room on this disk.*MB more are needed"):
         build(rows, teacher, tokenizer, tmp_path / "c")
-    free = iter([10**9, 10**9, 10**9, 0])
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage(10, 10, next(free)))
-    with pytest.raises(AbkdError, match="The 14 rows done are kept"):
-        build(rows, teacher, tokenizer, tmp_path / "c")
-    monkeypatch.undo()
+    assert not list((tmp_path / "c").glob("parts/*"))
+
+
+@pytest.mark.parametrize("bits", [6, 16])
+@pytest.mark.parametrize("rule", [{}, {"top_k": 50}, {"top_k": lm_toys.VOCABULARY}, {"tail_mass": 0.05}])
+def test_the_room_that_is_asked_for_is_near_what_it_takes(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Any, bits: int
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(store.CacheFolder, "check_room", lambda self, need, done: asked.append(need))
+    build(rows, teacher, tokenizer, tmp_path / "c", rows_per_part=len(rows), bits=bits, **rule)
+    taken = sum(file.stat().st_size for file in (tmp_path / "c/parts").rglob("*.arrow"))
+    first, second = asked
+    if "top_k" in rule:  # otherwise how flat the teacher is shows with the first part
+        assert taken < 1.5 * first + 10_000  # a few kB are Arrow's own, whatever the size
+        assert first < 2 * taken
+    assert taken < 1.2 * second + 10_000
+    assert second < 1.5 * taken
+
+
+def test_no_room_on_the_disk(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(said: str) -> None:
+        with pytest.raises(AbkdError, match=said):
+            build(rows, teacher, tokenizer, tmp_path / "c")
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="not finished; build it again to resume"):
+            LmCache.open(tmp_path / "c")
+        assert not list((tmp_path / "c" / "parts").glob(".staged*"))
 
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    usage = namedtuple("usage", "total used free")
+    free = iter([10**9, 10**9, 10**9, 0])
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage(10, 10, next(free)))
+    refused("The 14 rows done are kept")
     monkeypatch.setattr("datasets.arrow_writer.ArrowWriter.write_batch", full)
-    with pytest.raises(AbkdError, match="no room on this disk"):
-        build(rows, teacher, tokenizer, tmp_path / "c")
-    monkeypatch.undo()
-    assert not list((tmp_path / "c" / "parts").glob(".staged*"))
+    refused("no room on this disk")
+    monkeypatch.setattr("datasets.arrow_writer.ArrowWriter.finalize", full)
+    refused("no room on this disk")
+    monkeypatch.setattr(store, "write_manifest", full)
+    refused("no room on this disk")
     assert len(build(rows, teacher, tokenizer, tmp_path / "c")) == len(rows)
 
 

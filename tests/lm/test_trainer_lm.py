@@ -170,6 +170,45 @@ def test_training_logs_what_the_issue_asks_for(tmp_path: Path, tokenizer: Any, s
     assert evaluated["eval_divergence"] == pytest.approx(evaluated["eval_loss"], rel=1e-5)
 
 
+def test_logged_metrics_by_hand(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    """Each is what both models' full logits say, as a mean over the response tokens of the step."""
+    student = lm_toys.tiny_model(seed=1, layers=1)
+    torch.manual_seed(5)
+    with torch.no_grad():  # near enough to its teacher to agree now and then
+        student.get_input_embeddings().weight.copy_(teacher.get_input_embeddings().weight)
+    settings = {"max_steps": 1, "per_device_train_batch_size": 24, "alpha": 0.5, "beta": 0.5, "ce_weight": 0.3}
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, eval_dataset=lm_toys.instructions(), **settings
+    )
+    batch = lm_toys.batch_of(trainer, range(24))
+    keep = counted(batch)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        log_q, log_p = (model(**inputs).logits[:, :-1][keep].log_softmax(-1) for model in (student, teacher))
+    labels, q, p = batch["labels"][:, 1:][keep], log_q.exp(), log_p.exp()
+    top = log_q.topk(10, -1).indices
+    expected = {
+        "nll": -log_q.gather(-1, labels.unsqueeze(-1)).mean(),
+        "student_entropy": -(q * log_q).sum(-1).mean(),
+        "teacher_entropy": -(p * log_p).sum(-1).mean(),
+        "forward_kl": (p * (log_p - log_q)).sum(-1).mean(),
+        "agreement": (log_q.argmax(-1) == log_p.argmax(-1)).float().mean(),
+        "teacher_mass": p.gather(-1, top).sum(-1).mean(),
+        "divergence": divergence_loss(log_q, log_p, AlphaBeta(0.5, 0.5)),
+    }
+    assert 0 < expected["agreement"] < 1
+    evaluated = trainer.evaluate()
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert len(labels) > 256  # in training 256 of them, evenly spread, are compared
+    for name, value in expected.items():
+        assert evaluated[f"eval_{name}"] == pytest.approx(float(value), rel=1e-4)
+        assert logged[name] == pytest.approx(float(value), rel=0.2)
+    assert logged["loss"] == pytest.approx(float(expected["divergence"] + 0.3 * expected["nll"]), rel=1e-4)
+    assert logged["num_tokens"] == float(batch["attention_mask"].sum())
+    assert logged["tokens_per_second"] > 0
+
+
 def test_the_teacher_stays_frozen_in_eval_mode_and_in_its_own_type(
     tmp_path: Path, tokenizer: Any, student: Any
 ) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,7 +80,8 @@ class CacheFolder:
             RunExistsError: it holds this cache and `resume` is False.
         """
         if not self.path.exists() or not any(self.path.iterdir()):
-            atomic_write_json(self.path / IDENTITY, dict(identity))
+            with self._room():
+                atomic_write_json(self.path / IDENTITY, dict(identity))
             return
         if not (self.path / IDENTITY).is_file():
             raise InputError(f"{self.path} exists and is no teacher cache: name another folder")
@@ -109,17 +111,13 @@ class CacheFolder:
         with needed("datasets", "lm"):
             from datasets.arrow_writer import ArrowWriter
 
-        try:
-            with (
-                staged_folder(self._part(number)) as temporary,
-                ArrowWriter(path=str(temporary / _DATA), features=features) as writer,
-            ):
-                writer.write_batch(dict(columns))
-                writer.finalize()
-        except OSError as error:
-            if error.errno in _FULL:
-                raise no_room(self.path, None, 0) from error
-            raise
+        with (
+            self._room(),
+            staged_folder(self._part(number)) as temporary,
+            ArrowWriter(path=str(temporary / _DATA), features=features) as writer,
+        ):
+            writer.write_batch(dict(columns))
+            writer.finalize()
 
     def read(self, parts: int) -> Any:
         """All parts as one data set, mapped from the disk.
@@ -137,7 +135,15 @@ class CacheFolder:
         return datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
 
     def finish(self, dataset: Any, summary: Mapping[str, Any], parts: int) -> None:
-        """Write what tells that the cache is whole, the checksums last."""
+        """Write what tells that the cache is whole, the checksums last.
+
+        Raises:
+            AbkdError: there is no room left.
+        """
+        with self._room():
+            self._finish(dataset, summary, parts)
+
+    def _finish(self, dataset: Any, summary: Mapping[str, Any], parts: int) -> None:
         dataset.info.write_to_directory(str(self.path))
         state = {
             "_data_files": [{"filename": f"{_PARTS}/{self._part(number).name}/{_DATA}"} for number in range(parts)],
@@ -184,6 +190,16 @@ class CacheFolder:
             place = place.parent
         if shutil.disk_usage(place).free < need * _SPARE:
             raise no_room(self.path, need * _SPARE, done)
+
+    @contextmanager
+    def _room(self) -> Generator[None]:
+        """Say of a full disk what to do about it."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                raise no_room(self.path, None, 0) from error
+            raise
 
     def _part(self, number: int) -> Path:
         return self.path / _PARTS / f"part-{number:05d}"
