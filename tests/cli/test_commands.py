@@ -50,6 +50,8 @@ def test_compare_from_end_to_end_and_again(run: Any, recipe: Path) -> None:
     code, out, err = run("eval", "r.yaml", "--which", "last")
     assert code == 0, err
     assert "runs/sft/seed-1" in out
+    assert err.splitlines()[0].startswith("out:   0%  runs/abkd/seed-1")
+    assert "100%" in err.splitlines()[-1]
 
 
 def test_train_says_the_special_case_and_takes_overrides(run: Any, recipe: Path) -> None:
@@ -143,6 +145,17 @@ def test_methods_as_table_and_as_json(run: Any) -> None:
     assert all(name in out for name in METHODS)
 
 
+@pytest.mark.parametrize("task", ["image", "lm"])
+def test_methods_are_readable_at_80_columns(run: Any, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run("methods", task)
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 80
+    written = set(out.split())
+    for entry in json.loads(run("methods", task, "--json")[1]):
+        assert {entry["name"], *entry["description"].split(), *entry["source"].split()} <= written
+
+
 def test_dry_run_keeps_nothing(run: Any, recipe: Path) -> None:
     code, out, err = run("compare", "r.yaml", "--dry-run")
     assert code == 0, err
@@ -200,6 +213,26 @@ def test_overwrite_gives_back_what_a_study_that_never_begins_would_replace(
     code, _, err = run("train", "r.yaml", "-q", "--overwrite", "training.num_train_epochs=1")
     assert code == 0, err
     assert result.stat().st_ino != before
+    assert sorted(path.name for path in Path().iterdir()) == ["out", "r.yaml"]
+
+
+def test_an_overwrite_that_was_killed_is_undone_or_finished(run: Any, recipe: Path) -> None:
+    code, _, err = run("train", "r.yaml", "-q")
+    assert code == 0, err
+    before = Path("out/runs/kd/seed-1/result.json").stat().st_ino
+    Path("out").rename(".out.replaced")
+    Path("out").mkdir()
+    Path("out/comparison.json").write_text("{}")
+    code, _, err = run("train", "r.yaml", "-q")
+    assert code == 2
+    assert "--resume" in err
+    assert Path("out/runs/kd/seed-1/result.json").stat().st_ino == before
+    code, _, err = run("train", "r.yaml", "-q", "--overwrite", "training.learning_rate=1e30")
+    assert code == 1
+    assert ".out.replaced until a run is finished" in err
+    assert Path(".out.replaced/runs/kd/seed-1/result.json").stat().st_ino == before
+    code, _, err = run("train", "r.yaml", "-q", "--overwrite")
+    assert code == 0, err
     assert sorted(path.name for path in Path().iterdir()) == ["out", "r.yaml"]
 
 

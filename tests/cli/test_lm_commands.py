@@ -76,6 +76,26 @@ def test_from_recipe_to_evaluated_student(run: Any, home: Path) -> None:
     assert "ROUGE-L" in out
 
 
+def test_a_study_that_trains_its_teacher_moves_with_it(run: Any, home: Path) -> None:
+    words = ("teacher.training={num_train_epochs: 1, max_length: 64, use_cpu: true}", "data.validation=null")
+    code, _, err = run("train", "r.yaml", *words)
+    assert code == 0, err
+    assert "out:   0%  teacher" in err
+    stored = json.loads(Path("out/runs/kd/seed-1/result.json").read_text())["metrics"]["test"]["best"]
+    Path("out").rename("moved")
+    code, out, err = run("eval", "moved", "--json")
+    assert code == 0, err
+    assert set(json.loads(out)) == {"runs/kd/seed-1", "teacher"}
+    assert json.loads(out)["runs/kd/seed-1"]["forward_kl"] == pytest.approx(stored["forward_kl"], rel=1e-4)
+    code, _, err = run("train", "r.yaml", *words, "-q", "--resume", "--output", "moved")
+    assert code == 0, err
+    Path("rows.jsonl").write_text(json.dumps({"prompt": "nobody answers"}))
+    code, _, err = run("train", "r.yaml", *words, "-q", "--overwrite", "--output", "moved")
+    assert code == 2
+    assert "without responses" in err
+    assert Path("moved/runs/kd/seed-1/result.json").is_file()
+
+
 def test_a_cache_and_training_from_it(run: Any, home: Path) -> None:
     code, out, err = run("cache", "r.yaml", "--output", "kept", "--top-k", "8", "--bits", "16")
     assert code == 0, err

@@ -215,6 +215,45 @@ def test_another_method_on_the_command_line_leaves_the_old_one_s_settings(
         load_recipe(file, ["method=dkd", "loss.othr_weight=2.0"])
 
 
+def test_settings_of_the_file_s_method_stay_with_it_in_a_comparison(sound: dict[str, Any], tmp_path: Path) -> None:
+    sound["compare"] = {"methods": ["kd", "abkd"]}
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(sound))
+    plain = load_recipe(file).plan(["abkd"], [1]).runs["abkd"][1]
+    recipe = load_recipe(file, ["method=kd", "loss.kd_weight=3.0"])
+    runs = recipe.plan(recipe.compared_methods, [1]).runs
+    assert runs["abkd"][1] == plain
+    assert (runs["kd"][1].divergence, runs["kd"][1].loss) == (None, {"kd_weight": 3.0})
+    recipe = load_recipe(file, ["method=kd", "compare.settings.abkd.loss.ce_weight=0.5"])
+    assert recipe.plan(["abkd"], [1]).runs["abkd"][1].loss == {"kd_weight": 2.0, "ce_weight": 0.5}
+    sound["compare"]["settings"] = {"abkd": {"loss": {"kd_weight": 4.0}}}
+    file.write_text(yaml.safe_dump(sound))
+    assert load_recipe(file, ["method=kd"]).plan(["abkd"], [1]).runs["abkd"][1].loss == {"kd_weight": 4.0}
+    sound["loss"] = {"kd_wight": 2.0}
+    del sound["compare"]["settings"]
+    file.write_text(yaml.safe_dump(sound))
+    with pytest.raises(RecipeError, match=r"compare\.settings\.abkd\.loss\.kd_wight: .*'kd_weight'"):
+        load_recipe(file, ["method=kd"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        ("training.lr_milestones", [1, float("inf")], "training.lr_milestones.1"),
+        ("seeds", [1, float("nan")], "seeds.1"),
+        ("data.options", {"crop": [{"pad": [float("-inf")]}]}, "data.options.crop.0.pad.0"),
+        ("teacher.training.lr_milestones", [float("nan")], "teacher.training.lr_milestones.0"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(
+    sound: dict[str, Any], path: str, value: object, where: str
+) -> None:
+    spoil(sound, path, value)
+    (line,) = problems(sound)
+    assert line.startswith(f"{where}: expected")
+    assert line.endswith(("got nan", "got inf", "got -inf"))
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [

@@ -30,7 +30,7 @@ def run_and_show(
     quiet: bool,
 ) -> None:
     """Run the plan, print the table, say where the files are; exit code 1 if a run failed."""
-    from abkd.study import begun, opened
+    from abkd.study import begun, opened, set_aside
 
     folder = output if output is not None else Path(recipe.output)
     _say_what(recipe, methods, seeds, folder)
@@ -52,6 +52,11 @@ def run_and_show(
         if not started:
             stop.args = (*stop.args, NOTHING_BEGUN)
         raise
+    finally:
+        if (old := set_aside(folder)).is_dir():
+            err().print(
+                f"What {folder} held before lies in {old} until a run is finished", markup=False, soft_wrap=True
+            )
     show(comparison)
     if started:
         written = ", ".join(name for name in WRITTEN if (folder / name).is_file())

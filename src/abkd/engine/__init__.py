@@ -14,7 +14,7 @@ from abkd.engine._environment import environment  # noqa: E402
 from abkd.engine._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
 from abkd.engine._result import RunResult  # noqa: E402
 from abkd.engine._run_folder import RunFolder  # noqa: E402
-from abkd.engine._runs import OpenRun, Tested, is_main, load_result, size_of  # noqa: E402
+from abkd.engine._runs import Measured, OpenRun, is_main, load_result, size_of  # noqa: E402
 from abkd.engine._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
 from abkd.engine._settings import FromSettings  # noqa: E402
 from abkd.engine._trainer import EngineTrainer, TrainingError  # noqa: E402
@@ -23,6 +23,7 @@ __all__ = [
     "BestWeights",
     "EngineTrainer",
     "FromSettings",
+    "Measured",
     "MetricsLog",
     "OpenRun",
     "ProgressBar",
@@ -31,7 +32,6 @@ __all__ = [
     "RunFolder",
     "RunResult",
     "Schedule",
-    "Tested",
     "TrainingError",
     "as_schedule",
     "environment",

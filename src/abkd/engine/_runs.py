@@ -35,7 +35,7 @@ class RunSettings(Protocol):
         ...
 
 
-class Tested(NamedTuple):
+class Measured(NamedTuple):
     """What was measured after training: `metrics[which][name]` of the test split, and the teacher's own metrics."""
 
     metrics: dict[str, dict[str, float]]
@@ -87,7 +87,7 @@ class OpenRun:
     def carry_out(
         self,
         trainer: EngineTrainer,
-        test: Callable[[], Tested],
+        test: Callable[[], Measured],
         *,
         parameters: dict[str, int | None],
         progress: bool | Report = True,
@@ -112,7 +112,7 @@ class OpenRun:
             if report is not None:
                 trainer.add_callback(ProgressCallback(report))
             trainer.train(None if checkpoint is None else str(checkpoint))
-        tested = test() if is_main() else Tested({})
+        tested = test() if is_main() else Measured({})
         result = self._result(trainer, tested, parameters, time.monotonic() - started)
         if is_main():
             self.folder.write_result(result.to_dict())
@@ -121,7 +121,7 @@ class OpenRun:
         return result
 
     def _result(
-        self, trainer: EngineTrainer, tested: Tested, parameters: dict[str, int | None], seconds: float
+        self, trainer: EngineTrainer, tested: Measured, parameters: dict[str, int | None], seconds: float
     ) -> RunResult:
         history = history_of(trainer.state.log_history)
         metrics: dict[str, dict[str, dict[str, float]]] = {}

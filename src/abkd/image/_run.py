@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import set_seed
 
-from abkd.engine import MetricsLog, OpenRun, Report, RunFolder, RunResult, Tested, load_result, size_of
+from abkd.engine import Measured, MetricsLog, OpenRun, Report, RunFolder, RunResult, load_result, size_of
 from abkd.image._config import DistillationConfig
 from abkd.image._evaluate import evaluate_models
 from abkd.image._load import load_student, load_teacher
@@ -143,7 +143,7 @@ def _test(
     teacher: Teacher | None,
     data: ImageData,
     run: RunFolder,
-) -> Tested:
+) -> Measured:
     """Save the models of the best and the last epoch, and measure both in one pass over the test split."""
     models: dict[str, nn.Module] = {"last": student}
     best = student
@@ -154,7 +154,7 @@ def _test(
     save_model(student, run.path / "last")
     save_model(best, run.path / "best")
     if not _has_samples(data.test):
-        return Tested({})
+        return Measured({})
     args = trainer.args
     tested = evaluate_models(
         models,
@@ -164,7 +164,7 @@ def _test(
         num_workers=args.dataloader_num_workers,
         device=args.device,
     )
-    return Tested({"best": tested.get("best", tested["last"]), "last": tested["last"]}, tested.get("teacher"))
+    return Measured({"best": tested.get("best", tested["last"]), "last": tested["last"]}, tested.get("teacher"))
 
 
 def _has_samples(dataset: Any) -> bool:

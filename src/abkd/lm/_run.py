@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.trainer_utils import set_seed
 
-from abkd.engine import MetricsLog, OpenRun, Report, RunFolder, RunResult, Tested, is_main, size_of
+from abkd.engine import Measured, MetricsLog, OpenRun, Report, RunFolder, RunResult, is_main, size_of
 from abkd.engine import load_result as load_lm_result
 from abkd.lm._adapters import lora
 from abkd.lm._config import DistillationConfig
@@ -210,7 +210,7 @@ class _Judge:
         ]
 
 
-def _test(trainer: DistillationTrainer, judge: _Judge, run: RunFolder, start: dict[str, float]) -> Tested:
+def _test(trainer: DistillationTrainer, judge: _Judge, run: RunFolder, start: dict[str, float]) -> Measured:
     """Save and measure the models of the last and of the best epoch."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     best = trainer.best
@@ -233,7 +233,7 @@ def _test(trainer: DistillationTrainer, judge: _Judge, run: RunFolder, start: di
     if start:
         tested["start"] = start
     teacher_nll = tested["best"].get("teacher_nll")
-    return Tested(tested, None if teacher_nll is None else {"nll": teacher_nll})
+    return Measured(tested, None if teacher_nll is None else {"nll": teacher_nll})
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -13,7 +13,7 @@ from abkd.study._dry_run import Facts, dry_run_images, made_up_data
 from abkd.study._dry_run_lm import dry_run_lms
 from abkd.study._evaluate import evaluate_folder
 from abkd.study._evaluate_lm import evaluate_texts
-from abkd.study._folder import ANSWERS, begun, opened
+from abkd.study._folder import ANSWERS, begun, opened, set_aside
 from abkd.study._image import ImagePlan, run_images
 from abkd.study._lm import LmPlan, quiet_libraries, run_lms
 from abkd.study._plan import StudyPlan
@@ -54,6 +54,7 @@ __all__ = [
     "run_lms",
     "run_opened",
     "run_study",
+    "set_aside",
     "to_csv",
     "to_markdown",
     "write_curves",

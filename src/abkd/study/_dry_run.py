@@ -73,10 +73,9 @@ def dry_run_images(
     from abkd.image import load_student, run_image
     from abkd.teachers import LiveTeacher
 
-    example = plan.runs[plan.methods[0]][plan.seeds[0]]
-    data = made_up_data(facts or _facts_of(example))
+    data = made_up_data(facts or _facts_of(plan.example))
     place = Path(folder)
-    chosen = example.teacher
+    chosen = plan.example.teacher
     if plan.teacher is not None:
         chosen = plan.teacher.student
         run_image(_short(plan.teacher), place / "teacher", progress=False, data=data)

@@ -53,7 +53,7 @@ def opened(
             _check_resumable(path, plan)
         else:
             _check_outside(path, plan, inputs)
-            _set_aside(path)
+            _replace(path)
     try:
         yield open_folder(path, plan.methods, plan.seeds, resume=resume, overwrite=overwrite)
     finally:
@@ -64,6 +64,12 @@ def begun(folder: Path) -> bool:
     """Whether a run, the teacher's training, or its answers were started in a study's folder."""
     started = ("teacher/run.json", "answers/part-*", "runs/*/*/run.json")
     return any(any(folder.glob(pattern)) for pattern in started)
+
+
+def set_aside(folder: Path) -> Path:
+    """Where what `overwrite` replaces lies until a run of the new study is finished."""
+    root = folder.resolve()
+    return root.parent / f".{root.name}.replaced"
 
 
 def _check_resumable(path: Path, plan: StudyPlan[Any]) -> None:
@@ -126,12 +132,12 @@ def _exists(text: str) -> bool:
         return False
 
 
-def _set_aside(path: Path) -> None:
+def _replace(path: Path) -> None:
     """Rename the folder, and leave an empty one in its place.
 
     If one is aside already, a study that replaces it was stopped before any of its runs was finished: that goes.
     """
-    root, aside = path.resolve(), _aside(path)
+    root, aside = path.resolve(), set_aside(path)
     if aside.exists():
         shutil.rmtree(root)
     else:
@@ -144,7 +150,7 @@ def _settle(path: Path) -> None:
 
     In between, and beside a folder that is no study, it stays.
     """
-    root, aside = path.resolve(), _aside(path)
+    root, aside = path.resolve(), set_aside(path)
     if not aside.is_dir():
         return
     if any(root.glob("runs/*/*/result.json")):
@@ -152,8 +158,3 @@ def _settle(path: Path) -> None:
     elif not begun(root) and (not root.exists() or (root / STARTED).is_file() or not any(root.iterdir())):
         shutil.rmtree(root, ignore_errors=True)
         aside.rename(root)
-
-
-def _aside(path: Path) -> Path:
-    root = path.resolve()
-    return root.parent / f".{root.name}.replaced"
