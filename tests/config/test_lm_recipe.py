@@ -130,6 +130,11 @@ def test_a_cache_does_not_go_with_written_text(language: dict[str, Any], tmp_pat
     language["student"] = {"model": "owner/small"}
     language["divergence"] = None
     assert parse_recipe(language)
+    answered = {**language, "data": {"train": "everyday-tasks", "answers": {"max_new_tokens": 8}}}
+    with pytest.raises(RecipeError, match=r"without the teacher's answers.*abkd cache RECIPE"):
+        parse_recipe(answered)
+    (tmp_path.parent / f"{tmp_path.name}-answers").mkdir()
+    assert parse_recipe(answered)
     for method, word in (("gkd", "student writes"), ("seqkd", "teacher writes")):
         with pytest.raises(RecipeError, match=word):
             parse_recipe({**language, "method": method})

@@ -95,6 +95,35 @@ def test_the_models_own_generation_settings_do_not_apply_and_stay(student: Any) 
     assert student.generation_config.min_p == 0.999
 
 
+def test_tokens_are_counted_after_writing_whatever_the_accumulation(
+    tmp_path: Path, tokenizer: Any, teacher: Any
+) -> None:
+    """The loss of a step is the mean over the tokens that the student wrote, however they are divided."""
+    steps = []
+    for size in (4, 1):
+        student = lm_toys.tiny_model(seed=1, layers=1)
+        with torch.no_grad():  # texts of different lengths
+            student.get_output_embeddings().weight[0] += 0.1
+        trainer = own_trainer(tmp_path, tokenizer, student, teacher, student_text={"max_new_tokens": 12})
+        whole = lm_toys.batch_of(trainer)
+        if not steps:
+            (own,) = trainer.prepare_batches([whole])
+        rows = [
+            {name: value[start : start + size] for name, value in own.items() if name != OWN_TEXT}
+            for start in range(0, 4, size)
+        ]
+        batches = [{**row, OWN_TEXT: True} for row in rows]
+        trainer.prepare_batches = lambda _, batches=batches: batches
+        found, count = trainer.get_batch_samples(iter([whole] * len(batches)), len(batches), torch.device("cpu"))
+        assert count == int((own["labels"] != -100).sum())
+        assert count != sum(int((whole["labels"] != -100).sum()) for _ in batches)
+        for batch in found:
+            trainer.compute_loss(student, batch, num_items_in_batch=count).backward()
+        steps.append({name: parameter.grad for name, parameter in student.named_parameters()})
+    assert len({int((row != -100).sum()) for row in own["labels"]}) > 1
+    assert lm_toys.largest_difference(*steps) < 1e-6
+
+
 def test_no_cross_entropy_on_the_students_own_text(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
     trainer = own_trainer(
         tmp_path, tokenizer, student, teacher, method="kd", ce_weight=5.0, student_text={"share": 0.5, **SHORT}

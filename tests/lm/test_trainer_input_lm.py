@@ -92,6 +92,16 @@ def test_dialogues_need_a_template(tmp_path: Path, student: Any, teacher: Any) -
         lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=lm_toys.dialogues(2))
 
 
+def test_a_template_may_come_from_a_file(tmp_path: Path, student: Any, teacher: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lm_toys.save_tokenizer(tmp_path / "tokenizer", chat_template=None))
+    (tmp_path / "template.jinja").write_text(lm_toys.CHAT_TEMPLATE)
+    settings = {"chat_template_path": str(tmp_path / "template.jinja"), "max_length": 256}
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, train_dataset=lm_toys.dialogues(2), **settings
+    )
+    assert trainer.train_dataset[0]["labels"].count(tokenizer.eos_token_id) == 2
+
+
 def test_a_template_without_marks_gives_each_answer_a_row(tmp_path: Path, student: Any, teacher: Any) -> None:
     plain = lm_toys.CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     found = []

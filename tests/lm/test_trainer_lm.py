@@ -313,8 +313,9 @@ def test_models_by_path(tmp_path: Path, student_folder: Path, teacher_folder: Pa
     trainer = lm_toys.make_trainer(tmp_path, None, str(student_folder), str(teacher_folder), max_steps=1)
     trainer.train()
     assert trainer.model.config.num_hidden_layers == 1
-    with pytest.raises(InputError, match="as is the student"):
-        lm_toys.make_trainer(tmp_path, None, str(student_folder), str(student_folder))
+    for same in (str(student_folder), f"{student_folder}/", f"{student_folder}/../{student_folder.name}"):
+        with pytest.raises(InputError, match="as is the student"):
+            lm_toys.make_trainer(tmp_path, None, str(student_folder), same)
 
 
 def test_a_copied_student_does_not_run_the_original(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:

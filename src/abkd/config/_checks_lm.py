@@ -46,6 +46,8 @@ def check_lm(sections: Mapping[str, Any]) -> list[str]:
 
 
 def _models(sections: Mapping[str, Any]) -> Iterator[str]:
+    from abkd.lm._adapters import same_model
+
     student: LmStudent | None = sections.get("student")
     teacher: LmTeacher | None = sections.get("teacher")
     if student is not None and student.model is not None:
@@ -63,7 +65,9 @@ def _models(sections: Mapping[str, Any]) -> Iterator[str]:
     if student.model is None and (teacher is None or teacher.model is None):
         yield "student: made from the teacher's layers, so teacher.model is required"
     plain = teacher is not None and teacher.adapter is None and teacher.training is None
-    if teacher is not None and plain and whole and student.model == teacher.model:
+    if teacher is None or not plain or not whole or student.model is None or teacher.model is None:
+        return
+    if same_model(student.model, teacher.model):
         yield f"student.model: {student.model!r} is the teacher itself; name another, or layers to keep of it"
 
 
@@ -105,15 +109,22 @@ def _data(sections: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _answers(data: LmData, sections: Mapping[str, Any]) -> Iterator[str]:
+    from abkd.lm import answers_beside
+
     teacher: LmTeacher | None = sections.get("teacher")
     if data.answers is None or "teacher" not in sections:
         return
     if isinstance(data.validation, str):
         yield "data.validation: with data.answers, a share or a number held out of train"
-    if teacher is None or teacher.model is None:
+    if teacher is None:
         yield "data.answers: the teacher writes them, so teacher.model is required"
-    elif teacher.cache is not None or teacher.training is not None:
-        yield "data.answers: the teacher writes them as it is: leave out teacher.cache and teacher.training"
+    elif teacher.training is not None:
+        yield "data.answers: the teacher writes them as it is: leave out teacher.training"
+    elif teacher.cache is not None and not answers_beside(teacher.cache).is_dir():
+        yield (
+            f"data.answers: {teacher.cache} was made without the teacher's answers (no folder "
+            f"{answers_beside(teacher.cache)}): make both with: abkd cache RECIPE --output FOLDER"
+        )
 
 
 def _unknown(method: str, path: str) -> list[str]:

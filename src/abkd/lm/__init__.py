@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from abkd.lm._adapters import load_model, lora, with_adapter
     from abkd.lm._config import DistillationConfig
     from abkd.lm._methods import METHODS, Method
-    from abkd.lm._parts import LmParts, load_parts, load_rows, load_sets, load_teacher, load_tokenizer, model_path
+    from abkd.lm._parts import (
+        LmParts,
+        answered,
+        answers_beside,
+        load_parts,
+        load_rows,
+        load_sets,
+        load_teacher,
+        load_tokenizer,
+        model_path,
+        place_of,
+    )
     from abkd.lm._run import lm_config, load_lm_result, run_lm
     from abkd.lm._settings import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher
     from abkd.lm._smollm2 import load_smollm2, smollm2_folder
@@ -37,6 +48,8 @@ _HOMES = {
     "Method": "_methods",
     "SharedVocabulary": "_vocabulary",
     "StudentText": "_student_settings",
+    "answered": "_parts",
+    "answers_beside": "_parts",
     "evaluate": "evaluation",
     "layer_influence": "_students",
     "lm_config": "_run",
@@ -52,6 +65,7 @@ _HOMES = {
     "lora": "_adapters",
     "make_student": "_students",
     "model_path": "_parts",
+    "place_of": "_parts",
     "run_lm": "_run",
     "shared_vocabulary": "_vocabulary",
     "smollm2_folder": "_smollm2",
@@ -72,6 +86,8 @@ __all__ = [
     "Method",
     "SharedVocabulary",
     "StudentText",
+    "answered",
+    "answers_beside",
     "evaluate",
     "layer_influence",
     "lm_config",
@@ -87,6 +103,7 @@ __all__ = [
     "lora",
     "make_student",
     "model_path",
+    "place_of",
     "run_lm",
     "shared_vocabulary",
     "smollm2_folder",

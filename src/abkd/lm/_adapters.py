@@ -93,6 +93,12 @@ def lora(
     )
 
 
+def same_model(one: str, other: str) -> bool:
+    """Whether two names or paths lead to the same model."""
+    places = [Path(name).expanduser() for name in (one, other)]
+    return one == other or (all(place.is_dir() for place in places) and places[0].samefile(places[1]))
+
+
 def _base_of(folder: str | os.PathLike[str]) -> str:
     with needed("peft", "lm"):
         from peft import PeftConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -93,15 +94,21 @@ def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmPa
     teacher = None
     if teaches.model is not None and (cache is None or (made and chosen.model is None)):
         teacher = load_teacher(teaches)
+        if cache is not None:
+            cache.check_teacher(teacher)
     origin = None
     if made:
         origin = teacher if chosen.model is None else load_model(model_path(chosen.model))
     elif chosen.model is None:
         raise InputError("student: give a model, or layers to keep of the teacher")
     if settings.data.answers is not None:
-        if teacher is None or cache is not None:
-            raise InputError("data.answers: the teacher writes them, so give teacher.model and no teacher.cache")
-        rows = _answered(rows, settings, teacher, tokenizer, answers, progress)
+        if cache is not None:
+            writer: Any = cache.identity["teacher"]
+            rows = answered(rows, settings, writer, tokenizer, answers_beside(cache.folder), progress=progress)
+        elif teacher is not None:
+            rows = answered(rows, settings, teacher, tokenizer, answers, progress=progress)
+        else:
+            raise InputError("data.answers: the teacher writes them, so give teacher.model, or a cache of its answers")
     return LmParts(
         tokenizer,
         rows["train"],
@@ -124,6 +131,14 @@ def load_teacher(settings: LmTeacher) -> Any:
     """The teacher, its adapter merged, in eval mode and without gradients."""
     name = model_path(str(settings.model))
     return load_model(name, adapter=settings.adapter, dtype=_dtype(settings.dtype)).requires_grad_(False)
+
+
+def place_of(settings: LmRun) -> Any:
+    """Where a model that only reads and writes goes: the accelerator if there is one, unless `training.use_cpu`."""
+    import torch
+
+    found = None if settings.training.get("use_cpu") else torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None else found
 
 
 def load_tokenizer(name: str | None) -> Any:
@@ -226,15 +241,44 @@ def _root(data: LmData, name: str) -> str | None:
     return data.root if name in TEST_SETS else None
 
 
-def _answered(
-    rows: dict[str, Any], settings: LmRun, teacher: Any, tokenizer: Any, folder: Path, progress: bool
+def answers_beside(cache: str | os.PathLike[str]) -> Path:
+    """The folder of the responses that a cache was made for, where the teacher wrote them: the cache's, `-answers`."""
+    return Path(f"{os.fspath(cache)}-answers")
+
+
+def answered(
+    rows: dict[str, Any], settings: LmRun, teacher: Any, tokenizer: Any, folder: Path, *, progress: bool = True
 ) -> dict[str, Any]:
-    """The same prompts with the teacher's responses, written once into `folder`; rows without any are left out."""
+    """The same prompts with the teacher's responses, written once into `folder`; rows without any are left out.
+
+    Args:
+        rows: of `load_rows`.
+        settings: the run, with `data.answers`.
+        teacher: the model; or its fingerprint, to read what it wrote before without loading it.
+        tokenizer: the teacher's.
+        folder: new, or the beginning of the same responses.
+        progress: show a bar.
+
+    Raises:
+        InputError: a folder with other responses, or without all of them where there is no teacher; or a split
+            without any response.
+    """
     with needed("datasets", "lm"):
         import datasets
 
     sampling = sampling_of(dict(settings.data.answers or {}), "data.answers")
-    writer = TeacherText(teacher, tokenizer, sampling, folder, seed=settings.data.split_seed, batch=_ANSWERS_AT_ONCE)
+    known = isinstance(teacher, str)
+    if not known:
+        teacher = teacher.to(place_of(settings))
+    writer = TeacherText(
+        None if known else teacher,
+        tokenizer,
+        sampling,
+        folder,
+        seed=settings.data.split_seed,
+        batch=_ANSWERS_AT_ONCE,
+        fingerprint=teacher if known else None,
+    )
     names = list(rows)
     together = datasets.Dataset.from_list([{"prompt": row["prompt"]} for name in names for row in rows[name]])
     with ProgressBar("the teacher's answers") if progress else nullcontext() as report:

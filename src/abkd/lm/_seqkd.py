@@ -30,18 +30,28 @@ class TeacherText:
     tokenizer to the other as characters, so teacher and student may have different ones.
 
     Args:
-        teacher: a causal language model; put in eval mode and frozen.
+        teacher: a causal language model; put in eval mode and frozen. None only reads what is there.
         tokenizer: the teacher's.
         sampling: how it writes.
         folder: where the parts go.
         seed: of the sampling.
         batch: rows a part.
+        fingerprint: of the teacher whose text is to be read, where there is no teacher.
     """
 
     def __init__(
-        self, teacher: Any, tokenizer: Any, sampling: Sampling, folder: Path, *, seed: int = 0, batch: int = 8
+        self,
+        teacher: Any,
+        tokenizer: Any,
+        sampling: Sampling,
+        folder: Path,
+        *,
+        seed: int = 0,
+        batch: int = 8,
+        fingerprint: str | None = None,
     ) -> None:
-        self._teacher = teacher.eval().requires_grad_(False)
+        self._teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self._fingerprint = fingerprint
         self._tokenizer, self._sampling = tokenizer, sampling
         self._folder, self._seed, self._batch = folder, seed, batch
 
@@ -66,7 +76,8 @@ class TeacherText:
             report: told how far the work is.
 
         Raises:
-            InputError: rows of another form, or a folder with text of another data set, teacher or sampling.
+            InputError: rows of another form, a folder with text of another data set, teacher or sampling, or one
+                that is not whole where there is no teacher to finish it.
         """
         from datasets import Dataset
 
@@ -90,7 +101,7 @@ class TeacherText:
         content = hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()
         wanted = {
             "prompts": content,
-            "teacher": fingerprint_of(self._teacher),
+            "teacher": self._fingerprint if self._teacher is None else fingerprint_of(self._teacher),
             "sampling": vars(self._sampling),
             "seed": self._seed,
             "batch": self._batch,
@@ -103,20 +114,24 @@ class TeacherText:
                     f"{self._folder}: holds text of another run (other {', '.join(differing)}): remove it, or give "
                     "this run another output_dir"
                 )
+        elif self._teacher is None:
+            raise InputError(f"{self._folder}: expected text that a teacher wrote, found none")
         elif rank == 0:
             atomic_write_json(path, wanted)
 
     def _write(self, prompts: list[Any], number: int) -> list[tuple[str, bool]]:
         """The texts of a part, and whether each came to its end."""
-        tokenizer = self._tokenizer
+        tokenizer, teacher = self._tokenizer, self._teacher
+        if teacher is None:
+            raise InputError(f"{self._folder}: not all of the teacher's text is here: let the teacher finish it")
         ids = [_tokens(tokenizer, prompt) for prompt in prompts]
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        ends = end_tokens(self._teacher, tokenizer)
-        devices = [self._teacher.device] if self._teacher.device.type == "cuda" else []
+        ends = end_tokens(teacher, tokenizer)
+        devices = [teacher.device] if teacher.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self._seed * 1_000_003 + number)
             written = write_texts(
-                self._teacher,
+                teacher,
                 ids,
                 self._sampling,
                 pad=pad,

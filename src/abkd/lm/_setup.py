@@ -8,6 +8,7 @@ from typing import Any
 
 from abkd.engine import ProgressBar
 from abkd.errors import InputError
+from abkd.lm._adapters import same_model
 from abkd.lm._config import DistillationConfig
 from abkd.lm._data import (
     ENDED,
@@ -61,7 +62,7 @@ class Setup:
     ) -> None:
         self.args, self.cache, self.notes = args, cache, list[str]()
         self._check_given(student, teacher)
-        self.tokenizer = _tokenizer(student, tokenizer, args)
+        self.tokenizer = _with_template(_tokenizer(student, tokenizer, args), args)
         self.teacher = self._loaded_teacher(teacher)
         self._teacher_name = teacher if isinstance(teacher, str) else None
         row = check_columns(train_dataset, "train_dataset", args.dataset_text_field)
@@ -217,7 +218,7 @@ class Setup:
 
     def _check_given(self, student: Any, teacher: Any) -> None:
         method = self.args.method_definition()
-        if isinstance(student, str) and student == teacher:
+        if isinstance(student, str) and isinstance(teacher, str) and same_model(student, teacher):
             raise InputError(f"teacher_model is {teacher!r}, as is the student: name another model for one of them")
         if teacher is not None and self.cache is not None:
             raise InputError("give teacher_model or teacher_cache, not both")
@@ -239,6 +240,18 @@ def _knows(cache: Any, dataset: Any) -> bool:
     except InputError:
         return False
     return True
+
+
+def _with_template(tokenizer: Any, args: DistillationConfig) -> Any:
+    """The tokenizer with the chat template that TRL will give it, so that the data can be checked before."""
+    place = args.chat_template_path
+    if place is None:
+        return tokenizer
+    if Path(place).is_file() and place.endswith((".jinja", ".j2")):
+        tokenizer.chat_template = Path(place).read_text(encoding="utf-8")
+    else:
+        tokenizer.chat_template = _load_tokenizer(place, args).chat_template
+    return tokenizer
 
 
 def _tokenizer(student: Any, given: Any, args: DistillationConfig) -> Any:
