@@ -28,6 +28,7 @@ import statistics
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ CONTENDERS: dict[str, dict[str, Any]] = {
         "student_text": {"share": 0.0, "schedule": "adaptive", "replay": 1000},
     },
 }
-RATES = (2e-4, 5e-4, 1.2e-3)
+RATES = (8e-5, 2e-4, 5e-4)
+STARTS: dict[int, dict[str, Any]] = {}  # what each size measured before training, once a process
 BATCH, NEW_TOKENS, LENGTH, PROMPT_TOKENS = 8, 32, 128, 48
 # The model's own template without its default system message, which would be half of every row.
 TEMPLATE = (
@@ -242,7 +244,8 @@ def make(options: argparse.Namespace, parts: LmParts, name: str, layers: int, se
     rate = float(min(found, key=lambda each: found[each]))
     place = options.output / f"{layers}" / name / f"{seed}"
     run = settings(options, name, layers, rate, seed, options.rows // BATCH)
-    fresh = LmParts(**{**vars(parts), "start": {}})
+    run = replace(run, training={**run.training, "select_by": None})  # the last step's weights, for all alike
+    fresh = LmParts(**{**vars(parts), "start": STARTS.setdefault(layers, {})})
     result = run_lm(run, place, resume=True, progress=False, parts=fresh)
     shutil.rmtree(place / "best", ignore_errors=True)
     shutil.rmtree(place / "last", ignore_errors=True)
