@@ -57,6 +57,8 @@ FAULTS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("training.beta", 0.5, ("training.beta:", "divergence")),
     ("training.output_dir", "x", ("training.output_dir:", "output")),
     ("training.select_by", "nl", ("training.select_by:", "'nll'")),
+    ("training.validation_texts", {"size": 0}, ("training.validation_texts:", "size")),
+    ("training.validation_texts", {"sise": 4}, ("training.validation_texts:", "'size'")),
     ("evaluation.sets", ["dolly", "dolly"], ("evaluation.sets:", "more than once")),
     ("evaluation.sets", ["vicunia"], ("evaluation.sets.0:", "'vicuna'")),
     ("evaluation.seeds", [], ("evaluation.seeds:",)),
@@ -115,6 +117,15 @@ def test_a_fault_is_named(language: dict[str, Any], path: str, value: Any, said:
     assert any(all(part in line for part in said) for line in caught.value.problems), caught.value.problems
 
 
+@pytest.mark.parametrize(("key", "value"), [("select_by", "rouge_l"), ("validation_texts", {"size": 3})])
+def test_an_epoch_is_chosen_by_validation_rows(language: dict[str, Any], key: str, value: Any) -> None:
+    language["training"][key] = value
+    assert parse_recipe(language)
+    language["data"]["validation"] = None
+    with pytest.raises(RecipeError, match=rf"training\.{key}: needs validation rows"):
+        parse_recipe(language)
+
+
 def test_all_faults_come_at_once(language: dict[str, Any]) -> None:
     for path, value in (("data.trian", 1), ("method", "abdk"), ("training.lr", 1), ("student.keep", "x")):
         spoilt(language, path, value)
@@ -163,6 +174,9 @@ def test_the_published_settings(name: str, divergence: tuple[float, float], rate
     assert run.training["learning_rate"] == rate
     assert run.training["num_train_epochs"] == epochs
     assert run.training["max_length"] == 512
+    assert run.training["select_by"] == "rouge_l"
+    assert run.training["validation_texts"] == {"max_new_tokens": 256}
+    assert run.data.validation == "dolly"
     assert run.evaluation.sets == ("dolly", "self-instruct", "vicuna", "s-ni", "unni")
     assert run.evaluation.seeds == (10, 20, 30, 40, 50)
     assert recipe.compared_methods == list(METHODS)

@@ -23,6 +23,7 @@ def check_lm(sections: Mapping[str, Any]) -> list[str]:
     """
     training: Mapping[str, Any] = sections.get("training") or {}
     faults = [*_models(sections), *_data(sections), *check_training(training, "training", "lm")[1]]
+    faults += _choice(training, sections)
     teacher: LmTeacher | None = sections.get("teacher")
     if teacher is not None and teacher.training is not None:
         faults += check_training(teacher.training, "teacher.training", "lm")[1]
@@ -106,6 +107,16 @@ def _data(sections: Mapping[str, Any]) -> Iterator[str]:
             yield f"{path}: no such file or folder: {name}"
         elif "/" not in name:
             yield f"{path}: no such data as {name!r}; {nearest(name, names)}; or a file, a folder, or owner/name"
+
+
+def _choice(training: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
+    """A choice of the epoch without rows to choose it by."""
+    data: LmData | None = sections.get("data")
+    if data is None or data.validation is not None:
+        return
+    for key in ("select_by", "validation_texts"):
+        if training.get(key) is not None:
+            yield f"training.{key}: needs validation rows: set data.validation, or leave it out"
 
 
 def _answers(data: LmData, sections: Mapping[str, Any]) -> Iterator[str]:

@@ -103,6 +103,7 @@ class DistillationConfig(FromSettings, SFTConfig):
         self.policy()
         self._check_text()
         self.teacher_sampling()
+        self.validation_writing()
 
     def method_definition(self) -> Method:
         """The method by its name."""

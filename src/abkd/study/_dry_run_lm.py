@@ -167,12 +167,15 @@ def _short(settings: LmRun) -> LmRun:
         "use_cpu": True,
         "bf16": False,
     }
+    if training.get("select_by") == "rouge_l" or training.get("validation_texts") is not None:
+        training["validation_texts"] = {"max_new_tokens": _TOKENS}
     lora = settings.student.lora
     student = replace(
         settings.student,
         model=None,
         layers=1,
         keep="even",
+        heads=None,
         intermediate_size=None,
         dtype="float32",
         lora=None if lora is None else {**lora, "target_modules": "all-linear"},
