@@ -101,6 +101,7 @@ def test_a_cache_and_training_from_it(run: Any, home: Path) -> None:
     assert code == 0, err
     assert "16 rows" in out
     assert "bytes a token" in out
+    assert "nats from the cache and" in out
     assert "abkd train r.yaml teacher.cache=kept" in out
     code, out, err = run("train", "r.yaml", "teacher={cache: kept}", "-q", "--output", "cached")
     assert code == 0, err

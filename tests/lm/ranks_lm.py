@@ -14,7 +14,12 @@ from transformers import AutoTokenizer
 
 RUNS: dict[str, dict[str, Any]] = {
     "abkd": {"optim": "sgd", "learning_rate": 0.5, "gradient_accumulation_steps": 2},
-    "gkd": {"method": "gkd", "student_text": {"share": 0.5, "replay": 20, "max_new_tokens": 12}, "max_steps": 6},
+    "gkd": {
+        "method": "gkd",
+        "student_text": {"share": 0.5, "replay": 20, "max_new_tokens": 12},
+        "max_steps": 6,
+        "validation_texts": {"max_new_tokens": 8},
+    },
     "minillm": {"method": "minillm", "max_new_tokens": 6, "method_settings": {"epochs": 2}},
     "seqkd": {"method": "seqkd", "max_new_tokens": 4},
 }

@@ -123,24 +123,80 @@ def test_minillm_folder(tmp_path: Path) -> None:
         load_instructions("vicuna", "train", root=tmp_path)
 
 
-def test_dolly_raw_holds_out_the_first_thousand_rows(tmp_path: Path) -> None:
-    rows = [{"instruction": f"Task {i}", "context": "", "response": f"Answer {i}"} for i in range(1003)]
-    write(tmp_path / "dolly" / "raw.jsonl", *rows)
-    write(tmp_path / "dolly" / "valid.jsonl", *[{**rows[0], "instruction": "Tested"}] * 600)
-    assert list(load_instructions("dolly", root=tmp_path)["completion"]) == [
-        "Answer 1000",
-        "Answer 1001",
-        "Answer 1002",
-    ]
-    assert len(load_instructions("dolly", "test", root=tmp_path)) == 500 == TEST_SETS["dolly"].size
-    folder = tmp_path / "alone"
-    write(folder / "raw.jsonl", *rows)
-    assert len(load_instructions(folder, "validation")) == 1000
+def tasks(what: str, count: int) -> list[dict[str, str]]:
+    return [{"instruction": f"{what} {i}", "context": "", "response": f"Answer {i}"} for i in range(count)]
+
+
+def dolly(folder: Path, *, raw: int = 1003, tested: int = 600) -> Path:
+    """MiniLLM's layout: raw.jsonl and, of test rows, valid.jsonl; each with the same text in another form beside it."""
+    for name, rows in (("raw", tasks("Raw", raw)), ("valid", tasks("Tested", tested))):
+        write(folder / f"{name}.jsonl", *rows)
+        (folder / f"{name}.txt").write_text("\n".join(row["instruction"] for row in rows))
+    return folder
+
+
+def splits(name: str | Path, **options: Any) -> dict[str, list[str]]:
+    return {
+        split: list(load_instructions(name, split, **options)["instruction"])
+        for split in ("train", "validation", "test")
+    }
+
+
+def published_splits(found: dict[str, list[str]], tested: int) -> None:
+    """Train and validation are parts of raw.jsonl, and nothing that is tested is in either."""
+    assert found["train"] == ["Raw 1000", "Raw 1001", "Raw 1002"]
+    assert found["validation"] == [f"Raw {i}" for i in range(1000)]
+    assert found["test"] == [f"Tested {i}" for i in range(tested)]
+    assert not set(found["validation"]) & {*found["train"], *found["test"]}
+    assert not set(found["train"]) & set(found["test"])
+
+
+def test_dolly_is_chosen_on_other_rows_than_it_is_tested_on(tmp_path: Path) -> None:
+    dolly(tmp_path / "dolly")
+    assert TEST_SETS["dolly"].size == 500
+    published_splits(splits("dolly", root=tmp_path), 500)
+    published_splits(splits(tmp_path / "dolly"), 600)
+    (tmp_path / "dolly" / "raw.jsonl").unlink()
+    for split in ("train", "validation"):
+        with pytest.raises(InputError, match=r"raw\.jsonl: expected a file of instructions, found none"):
+            load_instructions("dolly", split, root=tmp_path)
+    assert len(load_instructions("dolly", "test", root=tmp_path)) == 500
+
+
+def test_dolly_of_the_hub_is_read_from_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    real = datasets.load_dataset
+
+    def load(name: str, **which: Any) -> Any:
+        asked.append((name, which["data_files"]["rows"]))
+        return real(str(tmp_path / name), cache_dir=str(tmp_path / "cache"), **which)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    dolly(tmp_path / "MiniLLM" / "dolly")
+    for name in ("dolly", "MiniLLM/dolly"):
+        published_splits(splits(name), 500)
+    files = ["raw.jsonl", "raw.jsonl", "valid.jsonl"]
+    assert asked == [("MiniLLM/dolly", file) for file in files * 2]
+    row = {"instruction": "Say hello.", "input": "", "output": "Hello"}
+    for repository in ("sinst", "uinst"):
+        write(tmp_path / "MiniLLM" / repository / "11_" / "valid.jsonl", row)
+        write(tmp_path / "MiniLLM" / repository / "valid.jsonl", row, row)
+    for name in ("s-ni", "unni"):
+        assert len(load_instructions(name, "test")) == 1
+    assert asked[-2:] == [("MiniLLM/sinst", "11_/valid.jsonl"), ("MiniLLM/uinst", "11_/valid.jsonl")]
+
+
+def test_a_folder_of_raw_rows_alone(tmp_path: Path) -> None:
+    write(tmp_path / "raw.jsonl", *tasks("Raw", 1003))
+    assert len(load_instructions(tmp_path, "validation")) == 1000
+    assert len(load_instructions(tmp_path)) == 3
     with pytest.raises(InputError, match="no file for the split 'test'"):
-        load_instructions(folder, "test")
-    write(folder / "raw.jsonl", *rows[:10])
+        load_instructions(tmp_path, "test")
+    write(tmp_path / "dev.jsonl", *tasks("Own", 2))
+    assert list(load_instructions(tmp_path, "validation")["instruction"]) == ["Own 0", "Own 1"]
+    write(tmp_path / "raw.jsonl", *tasks("Raw", 10))
     with pytest.raises(InputError, match="none is left for 'train'"):
-        load_instructions(folder)
+        load_instructions(tmp_path)
 
 
 def test_prompt_completion_messages_json_and_parquet(tmp_path: Path) -> None:
@@ -182,20 +238,24 @@ def test_hub_names_go_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     rows = datasets.Dataset.from_list([{"instruction": "Say hello.", "input": "", "output": "Hello"}])
 
-    def load(name: str) -> Any:
-        asked.append(name)
+    def load(name: str, *, data_files: Any = None, split: str | None = None) -> Any:
+        asked.append(name if data_files is None else f"{name}/{data_files[split]}")
         if name == "no/where":
             raise OSError("offline")
-        return datasets.DatasetDict({"validation": rows} if name.startswith("MiniLLM") else {"train": rows})
+        return datasets.DatasetDict({"train": rows}) if split is None else rows
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    for name, known in TEST_SETS.items():
-        if not known.min_words:
-            assert load_instructions(name, "test")[0]["prompt"] == PLAIN
+    for name in TEST_SETS:
+        assert load_instructions(name, "test")[0]["prompt"] == PLAIN
     assert load_instructions("some/one")[0]["completion"] == "Hello"
-    assert asked == ["MiniLLM/dolly", "MiniLLM/self-inst", "MiniLLM/Vicuna", "some/one"]
-    with pytest.raises(InputError, match=r"no rows .*in this split"):
-        load_instructions("s-ni", "test")
+    assert asked == [
+        "MiniLLM/dolly/valid.jsonl",
+        "MiniLLM/self-inst/valid.jsonl",
+        "MiniLLM/Vicuna/valid.jsonl",
+        "MiniLLM/sinst/11_/valid.jsonl",
+        "MiniLLM/uinst/11_/valid.jsonl",
+        "some/one",
+    ]
     with pytest.raises(InputError, match="no split for 'validation'; it has train"):
         load_instructions("some/one", "validation")
     with pytest.raises(InputError, match=r"no/where: cannot be loaded from the hub \(offline\)"):

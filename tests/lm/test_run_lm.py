@@ -157,6 +157,33 @@ def test_training_from_a_cache_loads_no_teacher(
     assert [column.title for column in LmPlan({"kd": {5: cached}}).columns()] == ["NLL", "NLL at start"]
 
 
+def test_a_cache_of_the_teachers_own_answers(settings: LmRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = replace(settings.data, answers={"max_new_tokens": 6})
+    student = LmStudent(str(settings.teacher.model if settings.teacher else ""), layers=1, keep="even")
+    run = replace(settings, data=data, student=student, evaluation=LmEvaluation(samples=0))
+    live = run_lm(run, tmp_path / "live", progress=False)
+    build_cache(run, tmp_path / "cache", top_k=320, bits=16, progress=False)
+    cached = replace(run, teacher=LmTeacher(cache=str(tmp_path / "cache")))
+    monkeypatch.setattr("abkd.lm._parts.load_teacher", lambda _: pytest.fail("the teacher was loaded"))
+    result = run_lm(cached, tmp_path / "cached", progress=False)
+    assert result.metrics["test"]["best"]["nll"] == pytest.approx(live.metrics["test"]["best"]["nll"], abs=2e-3)
+    other = replace(cached, data=replace(data, answers={"max_new_tokens": 5}))
+    with pytest.raises(InputError, match="other sampling"):
+        run_lm(other, tmp_path / "other", progress=False)
+    next((tmp_path / "cache-answers").glob("part-*.json")).unlink()
+    with pytest.raises(InputError, match="not all of the teacher's text is here"):
+        run_lm(cached, tmp_path / "missing", progress=False)
+
+
+def test_a_cache_of_another_teacher_is_found_where_the_teacher_is_at_hand(settings: LmRun, tmp_path: Path) -> None:
+    build_cache(settings, tmp_path / "cache", top_k=8, progress=False)
+    half = LmTeacher(
+        settings.teacher.model if settings.teacher else None, dtype="bfloat16", cache=str(tmp_path / "cache")
+    )
+    with pytest.raises(InputError, match="another teacher"):
+        load_parts(replace(settings, teacher=half), tmp_path / "unused", progress=False)
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
 def test_an_adapter_is_saved_merged(settings: LmRun, tmp_path: Path) -> None:
     lora = {"r": 2, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}

@@ -41,13 +41,13 @@ def cache(
     command goes on. The folder is one that datasets.load_from_disk reads: the rows, and the teacher's columns.
     """
     from abkd.config import LmJob, load_recipe
-    from abkd.study import build_cache
+    from abkd.study import measured_cache
 
     loaded = load_recipe(recipe, [*(overrides or ()), "teacher.cache=null"])
     if not isinstance(loaded, LmJob):
         raise InputError("abkd cache is for language recipes; an image recipe has teacher.cache: memory")
     folder = output if output is not None else Path("runs/cache") / Path(loaded.source).stem
-    made = build_cache(
+    made, lost = measured_cache(
         loaded.run(loaded.spec.method, loaded.spec.seeds[0]),
         folder,
         top_k=top_k,
@@ -61,4 +61,9 @@ def cache(
         f"{folder}: {told['rows']:,} rows, {told['tokens']:,} tokens, {told['bytes_per_token']:.1f} bytes a token, "
         f"{told['entries_per_token']:.1f} entries a token, mean mass outside them {told['tail_mass']:.4f}"
     )
+    if lost is not None:
+        plain(
+            f"On {lost.tokens:,} tokens the student, as it starts, is {lost.cached:.4f} nats from the cache and "
+            f"{lost.live:.4f} from the teacher ({lost.bias:+.2%}); its gradient is {lost.gradient_error:.1%} off"
+        )
     plain(f"Train from it with: abkd train {loaded.source} teacher.cache={folder}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         load_teacher,
         load_tokenizer,
         model_path,
+        origin_of,
         place_of,
     )
     from abkd.lm._run import lm_config, load_lm_result, run_lm
@@ -65,6 +66,7 @@ _HOMES = {
     "lora": "_adapters",
     "make_student": "_students",
     "model_path": "_parts",
+    "origin_of": "_parts",
     "place_of": "_parts",
     "run_lm": "_run",
     "shared_vocabulary": "_vocabulary",
@@ -103,6 +105,7 @@ __all__ = [
     "lora",
     "make_student",
     "model_path",
+    "origin_of",
     "place_of",
     "run_lm",
     "shared_vocabulary",

@@ -90,17 +90,12 @@ def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmPa
     rows = load_rows(settings.data, tokenizer)
     sets = load_sets(settings, tokenizer)
     pretrain = None if settings.data.pretrain is None else load_plain_text(settings.data.pretrain)
-    made = chosen.smaller
     teacher = None
-    if teaches.model is not None and (cache is None or (made and chosen.model is None)):
+    if teaches.model is not None and (cache is None or (chosen.smaller and chosen.model is None)):
         teacher = load_teacher(teaches)
         if cache is not None:
             cache.check_teacher(teacher)
-    origin = None
-    if made:
-        origin = teacher if chosen.model is None else load_model(model_path(chosen.model))
-    elif chosen.model is None:
-        raise InputError("student: give a model, or layers to keep of the teacher")
+    origin = origin_of(settings, teacher)
     if settings.data.answers is not None:
         if cache is not None:
             writer: Any = cache.identity["teacher"]
@@ -122,6 +117,20 @@ def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmPa
     )
 
 
+def origin_of(settings: LmRun, teacher: Any) -> Any:
+    """What a student made of a model's parts is made of; None for one that is loaded as it is.
+
+    Raises:
+        InputError: neither a model nor parts of one are named.
+    """
+    chosen = settings.student
+    if not chosen.smaller:
+        if chosen.model is None:
+            raise InputError("student: give a model, or layers to keep of the teacher")
+        return None
+    return teacher if chosen.model is None else load_model(model_path(chosen.model))
+
+
 def model_path(name: str) -> str:
     """What `from_pretrained` takes for a name: itself, but for the model that a package carries."""
     return str(smollm2_folder()) if name == CARRIED_MODEL else name
@@ -133,12 +142,16 @@ def load_teacher(settings: LmTeacher) -> Any:
     return load_model(name, adapter=settings.adapter, dtype=_dtype(settings.dtype)).requires_grad_(False)
 
 
-def place_of(settings: LmRun) -> Any:
-    """Where a model that only reads and writes goes: the accelerator if there is one, unless `training.use_cpu`."""
+def place_of(training: Mapping[str, Any]) -> Any:
+    """Where a model that only reads and writes goes: this process's accelerator if there is one.
+
+    Args:
+        training: of a run; its `use_cpu` keeps everything on the CPU.
+    """
     import torch
 
-    found = None if settings.training.get("use_cpu") else torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if found is None else found
+    found = None if training.get("use_cpu") else torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None else torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def load_tokenizer(name: str | None) -> Any:
@@ -243,7 +256,7 @@ def _root(data: LmData, name: str) -> str | None:
 
 def answers_beside(cache: str | os.PathLike[str]) -> Path:
     """The folder of the responses that a cache was made for, where the teacher wrote them: the cache's, `-answers`."""
-    return Path(f"{os.fspath(cache)}-answers")
+    return Path(f"{Path(cache)}-answers")
 
 
 def answered(
@@ -269,7 +282,7 @@ def answered(
     sampling = sampling_of(dict(settings.data.answers or {}), "data.answers")
     known = isinstance(teacher, str)
     if not known:
-        teacher = teacher.to(place_of(settings))
+        teacher = teacher.to(place_of(settings.training))
     writer = TeacherText(
         None if known else teacher,
         tokenizer,

@@ -7,7 +7,7 @@ A run is a function that returns a `Record`. `run_study` makes those of an `Imag
 own training first; `run_images` and `run_lms` are its names for the two tasks.
 """
 
-from abkd.study._cache import build_cache
+from abkd.study._cache import build_cache, measured_cache
 from abkd.study._compare import compare, load_comparison, open_folder, plan
 from abkd.study._dry_run import Facts, dry_run_images, made_up_data
 from abkd.study._dry_run_lm import dry_run_lms
@@ -45,6 +45,7 @@ __all__ = [
     "evaluate_texts",
     "load_comparison",
     "made_up_data",
+    "measured_cache",
     "open_folder",
     "opened",
     "plan",

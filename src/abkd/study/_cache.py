@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abkd.errors import InputError
@@ -10,10 +11,14 @@ from abkd.study._lm import quiet_libraries
 
 if TYPE_CHECKING:
     from abkd.lm import LmRun
+    from abkd.lm.evaluation import CacheLoss
+    from abkd.teachers import LmCache
 
 
-def build_cache(settings: LmRun, folder: str | os.PathLike[str], **options: Any) -> Any:
+def build_cache(settings: LmRun, folder: str | os.PathLike[str], **options: Any) -> LmCache:
     """An `abkd.teachers.LmCache` of a run's training rows, and of its validation rows if it has any.
+
+    With `data.answers` the teacher first writes all responses, into the folder `abkd.lm.answers_beside(folder)`.
 
     Args:
         settings: the run; its `teacher.cache` is not looked at.
@@ -24,31 +29,64 @@ def build_cache(settings: LmRun, folder: str | os.PathLike[str], **options: Any)
         InputError: a teacher that is not named, rows that cannot be read, or a folder that holds something else.
         AbkdError: no room on the disk; what is done is kept.
     """
+    return measured_cache(settings, folder, measured=0, **options)[0]
+
+
+def measured_cache(
+    settings: LmRun, folder: str | os.PathLike[str], *, measured: int = 16, **options: Any
+) -> tuple[LmCache, CacheLoss | None]:
+    """`build_cache`, and what the cache loses against the live teacher for the run's student as it starts.
+
+    Args:
+        settings: the run.
+        folder: as for `build_cache`.
+        measured: so many rows are compared; 0 compares none.
+        **options: as for `build_cache`.
+
+    Returns:
+        The cache, and the comparison: None for methods without a divergence, and for students whose logits are more
+        than head times hidden states.
+
+    Raises:
+        InputError, AbkdError: as `build_cache`.
+    """
     import datasets
 
-    from abkd.lm import lm_config, load_rows, load_teacher, load_tokenizer
+    from abkd.lm import answered, answers_beside, lm_config, load_rows, load_teacher, load_tokenizer, place_of
     from abkd.lm.data import tokenise
     from abkd.teachers import LmCache
 
     quiet_libraries()
     if settings.teacher is None or settings.teacher.model is None:
         raise InputError("teacher.model: required, it is what the cache keeps the answers of")
-    if settings.data.answers is not None:
-        raise InputError("data.answers: a cache keeps what a teacher says of given text; train on a file instead")
     tokenizer = load_tokenizer(settings.student.model or settings.teacher.model)
     rows = load_rows(settings.data, tokenizer)
+    temperature = options.pop("temperature", None) or _temperature(settings)
+    teacher = load_teacher(settings.teacher).to(place_of(settings.training))
+    if settings.data.answers is not None:
+        shown = options.get("progress", True)
+        rows = answered(rows, settings, teacher, tokenizer, answers_beside(Path(folder)), progress=shown)
     length = lm_config(settings, "unused").max_length
     parts = [tokenise(rows[name], tokenizer, max_length=length) for name in ("train", "validation") if name in rows]
-    kept = [part.select_columns(["input_ids", "labels"]) for part in parts]
-    temperature = options.pop("temperature", None) or _temperature(settings)
-    return LmCache.build(
-        datasets.concatenate_datasets(kept),
-        load_teacher(settings.teacher),
-        tokenizer,
-        folder,
-        temperature=temperature,
-        **options,
-    )
+    kept = datasets.concatenate_datasets([part.select_columns(["input_ids", "labels"]) for part in parts])
+    cache = LmCache.build(kept, teacher, tokenizer, folder, temperature=temperature, **options)
+    some = kept.select(range(min(measured, len(kept))))
+    return cache, _lost(settings, cache, teacher, tokenizer, some) if measured else None
+
+
+def _lost(settings: LmRun, cache: LmCache, teacher: Any, tokenizer: Any, rows: Any) -> CacheLoss | None:
+    from abkd.lm import LmParts, lm_config, origin_of
+    from abkd.lm.evaluation import cache_loss
+
+    divergence = lm_config(settings, "unused").objective().at(0.0).divergence
+    if divergence is None:
+        return None
+    parts = LmParts(tokenizer, rows, origin=origin_of(settings, teacher))
+    student = parts.student(settings).to(teacher.device)
+    try:
+        return cache_loss(cache, student, teacher, rows, divergence)
+    except InputError:  # its head cannot be read apart
+        return None
 
 
 def _temperature(settings: LmRun) -> float:

@@ -31,7 +31,7 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
     Raises:
         InputError: neither kind of rows, or a teacher, rows or answers that are no longer there.
     """
-    from abkd.lm import LmRun, lm_config, load_model, load_parts
+    from abkd.lm import LmRun, lm_config, load_model, load_parts, place_of
     from abkd.lm.data import tokenise
     from abkd.lm.evaluation import held_out
 
@@ -39,7 +39,8 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
     wanted = _where_it_lies_now(LmRun.from_dict(settings), run)
     places = [run / ANSWERS, *(parent / ANSWERS for parent in run.resolve().parents[:3])]
     answers = next((place for place in places if place.is_dir()), None)
-    if wanted.data.answers is not None and answers is None:
+    cached = wanted.teacher is not None and wanted.teacher.cache is not None  # its answers lie beside the cache
+    if wanted.data.answers is not None and answers is None and not cached:
         raise InputError(f"{run}: the teacher's answers (a folder {ANSWERS}/) are no longer beside the run")
     wanted = replace(wanted, evaluation=replace(wanted.evaluation, sets=()))
     named = (wanted.student, wanted.teacher, wanted.data, answers)
@@ -47,7 +48,10 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
     rows = parts.test if parts.test is not None else parts.validation
     if rows is None:
         raise InputError(f"{run}: the run held no rows out; name test sets with --set")
-    model = load_model(run / which)
+    place = place_of(wanted.training)
+    model = load_model(run / which).to(place)
+    if parts.teacher is not None:
+        parts.teacher.to(place)
     length = lm_config(wanted, "unused").max_length
     tokenised = tokenise(rows, parts.tokenizer, max_length=length)
     return held_out(model, tokenised, parts.tokenizer, teacher=parts.teacher)
@@ -95,7 +99,17 @@ def evaluate_texts(
     Raises:
         InputError: no model there, or a set that cannot be read.
     """
-    from abkd.lm import LmData, LmEvaluation, LmRun, LmStudent, load_model, load_sets, load_tokenizer, model_path
+    from abkd.lm import (
+        LmData,
+        LmEvaluation,
+        LmRun,
+        LmStudent,
+        load_model,
+        load_sets,
+        load_tokenizer,
+        model_path,
+        place_of,
+    )
     from abkd.lm.evaluation import SEEDS, Decoding, evaluate
 
     quiet_libraries()
@@ -110,7 +124,7 @@ def evaluate_texts(
         )
         sets = load_sets(named, tokenizer)
     return evaluate(
-        load_model(name),
+        load_model(name).to(place_of({})),
         tokenizer,
         sets,
         seeds=seeds or SEEDS,
