@@ -37,8 +37,9 @@ def load_instructions(
             Rows may have: instruction (with input or context) and output or response; instruction and instances,
             as Self-Instruct; prompt and completion or output; messages or conversations; question_id and text or
             turns, as Vicuna, whose answers are in files of their own.
-        split: "train", "validation" or "test". A folder with raw.jsonl alone gives its first 1000 rows as
-            "validation" and the others as "train"; valid.jsonl is "test" where there is no other test file.
+        split: "train", "validation" or "test". Of "dolly", and of a folder with raw.jsonl and no files of these
+            names, the first 1000 rows of raw.jsonl are "validation" and the others "train", as published; valid.jsonl
+            is "test". In other folders it is "validation", and "test" where there is no test file.
         template: how instruction and input become a prompt. "alpaca": the text of the published runs
             (`alpaca_prompt`). "chat": a user's message, for the tokenizer's chat template. "plain": nothing added.
             Rows of messages, and prompts that are not of the Alpaca template, stay what they are.

@@ -11,7 +11,7 @@ class InstructionSet:
 
     Attributes:
         title: as tables print it.
-        hub: name on the hub.
+        hub: name on the hub. A repository there is what `folder` names first, so its files lie as in `folder`.
         folder: inside a folder of MiniLLM's data.
         size: how many examples the published set has; None where a rule makes it.
         min_words: only examples whose reference has at least so many words (of all but files that are so already).
@@ -35,5 +35,9 @@ TEST_SETS: dict[str, InstructionSet] = {
 }
 """The five test sets by the names that recipes use."""
 
+TEST_FILE = "valid.jsonl"
+"""Where MiniLLM's data have their test rows, whatever the name says."""
+RAW_FILE = "raw.jsonl"
+"""Where they have Dolly's other rows."""
 DOLLY_DEV = 1000
-"""The first so many lines of Dolly's raw file are held out of training."""
+"""The first so many rows of Dolly's raw file are the development set; the others are for training."""

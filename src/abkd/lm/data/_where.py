@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from abkd.errors import InputError, nearest, needed
 from abkd.lm.data._files import Record, read_records
 from abkd.lm.data._layouts import is_question
-from abkd.lm.data._sets import DOLLY_DEV, TEST_SETS, InstructionSet
+from abkd.lm.data._sets import DOLLY_DEV, RAW_FILE, TEST_FILE, TEST_SETS, InstructionSet
 
 SPLITS = ("train", "validation", "test")
 _FILES = {
@@ -24,6 +24,7 @@ _HUB_SPLITS = {
     "validation": ("validation", "valid", "dev"),
     "test": ("test", "validation", "valid"),
 }
+_HUB_NAMES = {known.hub: name for name, known in TEST_SETS.items()}
 _CARRIED = "carried"
 _ENDINGS = (".jsonl", ".json")
 
@@ -60,6 +61,8 @@ def find(name: str, split: str, *, answers: tuple[Path, ...], root: Path | None)
     if root is not None and name not in TEST_SETS:
         raise InputError(f"root is for the five test sets ({', '.join(TEST_SETS)}), and {name!r} is none of them")
     path = Path(name).expanduser()
+    if not path.exists():
+        name = _HUB_NAMES.get(name, name)
     if name in TEST_SETS:
         found = _test_set(name, split, root)
     elif path.exists():
@@ -78,17 +81,44 @@ def find(name: str, split: str, *, answers: tuple[Path, ...], root: Path | None)
 
 def _test_set(name: str, split: str, root: Path | None) -> Found:
     known = TEST_SETS[name]
-    if split != "test" and name != "dolly":
-        raise InputError(f"{name} is a test set: it has no {split!r} split")
-    known_here = known if split == "test" else None
+    if split != "test":
+        if name != "dolly":
+            raise InputError(f"{name} is a test set: it has no {split!r} split")
+        return _raw_dolly(known, split, root)
     if root is None:
-        return Found(_hub(known.hub, split), f"{known.hub}, {split} split", known=known_here)
+        records, where = _hub_file(known, TEST_FILE)
+        return Found(records, where, known=known, filtered=_is_filtered(known.folder))
     folder = root / known.folder
-    filtered = folder.name.endswith("_")
+    filtered = _is_filtered(known.folder)
     if filtered and not folder.is_dir():
         folder, filtered = folder.parent, False
     found = _local(folder, split)
-    return Found(found.records, found.where, found.answers, known_here, filtered)
+    return Found(found.records, found.where, found.answers, known, filtered)
+
+
+def _is_filtered(folder: str) -> bool:
+    """Whether the files in a folder of MiniLLM's data keep the rule on words already."""
+    return folder.endswith("_")
+
+
+def _raw_dolly(known: InstructionSet, split: str, root: Path | None) -> Found:
+    """What MiniLLM trains on and chooses by: never the file of test rows."""
+    if root is None:
+        records, where = _hub_file(known, RAW_FILE)
+    else:
+        file = root / known.folder / RAW_FILE
+        records, where = read_records(file), str(file)
+    return Found(_part_of_raw(records, split, where), where)
+
+
+def _part_of_raw(records: Sequence[Record], split: str, where: str) -> Sequence[Record]:
+    kept = records[:DOLLY_DEV] if split == "validation" else records[DOLLY_DEV:]
+    if not kept:
+        raise InputError(
+            f"{where}: {len(records)} rows, of which the first {DOLLY_DEV} are the validation split, so none is left "
+            f"for {split!r}: give the file itself to take all its rows"
+        )
+    return kept
 
 
 def _carried(name: str, split: str) -> Found:
@@ -106,22 +136,16 @@ def _local(path: Path, split: str) -> Found:
         raise InputError(f"{path}: expected a file or folder of instructions, found none")
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return Found(_saved(path, split), f"{path}, {split} split")
-    for stem in _FILES[split]:
-        for ending in _ENDINGS:
-            file = path / f"{stem}{ending}"
-            if file.is_file():
-                return Found(read_records(file), str(file))
-    raw = path / "raw.jsonl"
-    if raw.is_file() and split != "test":
-        records = read_records(raw)
-        kept = records[:DOLLY_DEV] if split == "validation" else records[DOLLY_DEV:]
-        if not kept:
-            raise InputError(
-                f"{raw}: {len(records)} rows, of which the first {DOLLY_DEV} are the validation split, so none is left "
-                f"for {split!r}: give the file itself to take all its rows"
-            )
-        return Found(kept, str(raw))
-    return _vicuna(path, split)
+    raw = path / RAW_FILE
+    found = _file_of(path, _FILES[split])
+    if split != "test" and raw.is_file() and (found is None or found.name == TEST_FILE):
+        return Found(_part_of_raw(read_records(raw), split, str(raw)), str(raw))
+    return _vicuna(path, split) if found is None else Found(read_records(found), str(found))
+
+
+def _file_of(folder: Path, stems: Sequence[str]) -> Path | None:
+    files = (folder / f"{stem}{ending}" for stem in stems for ending in _ENDINGS)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _vicuna(folder: Path, split: str) -> Found:
@@ -151,18 +175,30 @@ def _saved(path: Path, split: str) -> list[Record]:
     return _split_of(loaded, str(path), split)
 
 
+def _hub_file(known: InstructionSet, name: str) -> tuple[list[Record], str]:
+    """The records of one file of a published set, and where they are from.
+
+    The repositories hold other files beside it (.txt, and other splits), which must not be mixed in.
+    """
+    file = str(PurePosixPath(*PurePosixPath(known.folder).parts[1:], name))
+    return list(_loaded(known.hub, data_files={"rows": file}, split="rows")), f"{known.hub}, {file}"
+
+
 def _hub(name: str, split: str) -> list[Record]:
+    return _split_of(_loaded(name), name, split)
+
+
+def _loaded(name: str, **which: Any) -> Any:
     with needed("datasets", "lm"):
         import datasets
 
     try:
-        loaded: Any = datasets.load_dataset(name)
+        return datasets.load_dataset(name, **which)
     except Exception as error:  # the hub client raises many kinds
         raise InputError(
             f"{name}: cannot be loaded from the hub ({error}); check the name and the connection, or give a local file "
             "or folder"
         ) from error
-    return _split_of(loaded, name, split)
 
 
 def _split_of(loaded: Any, name: str, split: str) -> list[Record]:
