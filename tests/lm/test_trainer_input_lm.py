@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +69,25 @@ def test_plain_settings(tmp_path: Path) -> None:
             [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": " "}],
             r"1 of 2 completions are empty \(rows 1\)",
         ),
-        ([{"prompt": "a" * 400, "completion": "b"}], "fill max_length=128"),
+        ([{"messages": [{"role": "user", "content": "a"}]}], r"1 of 1 dialogues have no answer .*\(rows 0\)"),
+        (
+            [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}],
+            "dialogues have no answer",
+        ),
     ],
 )
+@pytest.mark.parametrize("where", ["train_dataset", "eval_dataset"])
 def test_data_that_cannot_be_trained_on(
-    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, rows: Any, message: str
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, where: str, rows: Any, message: str
 ) -> None:
-    with pytest.raises(InputError, match=message):
-        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=Dataset.from_list(rows))
+    with pytest.raises(InputError, match=f"{where}: .*{message}"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, **{where: Dataset.from_list(rows)})
+
+
+def test_prompts_that_leave_no_room_for_a_response(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    rows = Dataset.from_list([{"prompt": "a" * 400, "completion": "b"}])
+    with pytest.raises(InputError, match="fill max_length=128"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=rows)
 
 
 def test_rows_whose_prompt_fills_the_limit_are_counted(
@@ -132,6 +145,15 @@ def test_teachers_that_do_not_fit(tmp_path: Path, tokenizer: Any, student: Any, 
         make(teacher)
     with pytest.raises(InputError, match="given by name"):
         make(lm_toys.tiny_model(seed=2), teacher_model_init_kwargs={"dtype": "float32"})
+
+
+def test_names_are_those_of_trls_distillation() -> None:
+    gkd = pytest.importorskip("trl.experimental.gkd")
+    ours, theirs = (list(inspect.signature(kind).parameters) for kind in (DistillationTrainer, gkd.GKDTrainer))
+    assert ours[:10] == theirs[:10]
+    assert "peft_config" in ours
+    settings = {field.name for field in fields(DistillationConfig)}
+    assert {"temperature", "lmbda", "beta", "max_new_tokens", "teacher_model_init_kwargs", "seq_kd"} <= settings
 
 
 def test_arguments_of_the_trainer(student: Any, tokenizer: Any, instructions: Any, tmp_path: Path) -> None:

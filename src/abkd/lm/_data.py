@@ -42,19 +42,20 @@ def check_completions(dataset: Any, where: str) -> None:
     """No response is empty: an empty one would teach nothing but to stop. (A model may well have written nothing.)
 
     Raises:
-        InputError: some are; the message says which.
+        InputError: some are, or some dialogues have no answer; the message says which.
     """
     columns = getattr(dataset, "column_names", None) or ()
-    if "completion" not in columns or ENDED in columns:
+    if not hasattr(dataset, "__len__") or ENDED in columns or "input_ids" in columns:
         return
-    if not hasattr(dataset, "__len__"):
+    name = next((known for known in ("completion", "messages", "conversations") if known in columns), None)
+    if name is None:
         return
-    empty = [index for index, value in enumerate(dataset["completion"]) if not _text(value).strip()]
+    answer = _text if name == "completion" else _answers
+    empty = [index for index, value in enumerate(dataset[name]) if not answer(value).strip()]
     if empty:
         shown = ", ".join(str(index) for index in empty[:5]) + (", ..." if len(empty) > 5 else "")
-        raise InputError(
-            f"{where}: {len(empty)} of {len(dataset)} completions are empty (rows {shown}); remove these rows"
-        )
+        what = "completions are empty" if name == "completion" else "dialogues have no answer of the assistant"
+        raise InputError(f"{where}: {len(empty)} of {len(dataset)} {what} (rows {shown}); remove these rows")
 
 
 def check_template(row: Mapping[str, Any], tokenizer: Any) -> None:
@@ -157,3 +158,12 @@ def _text(value: Any) -> str:
         parts = cast("list[Any]", value)
         return " ".join(str(part.get("content", "")) if isinstance(part, Mapping) else str(part) for part in parts)
     return ""
+
+
+def _answers(messages: list[dict[str, Any]]) -> str:
+    """What the assistant says in a dialogue."""
+    return " ".join(
+        str(turn.get("content", turn.get("value")) or turn.get("tool_calls") or "")
+        for turn in messages
+        if turn.get("role", turn.get("from")) in _ASSISTANT
+    )

@@ -67,6 +67,10 @@ class Setup:
         self._teacher_name = teacher if isinstance(teacher, str) else None
         row = check_columns(train_dataset, "train_dataset", args.dataset_text_field)
         check_completions(train_dataset, "train_dataset")
+        if eval_dataset is not None:
+            for part in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
+                check_columns(part, "eval_dataset", args.dataset_text_field)
+                check_completions(part, "eval_dataset")
         sampling = args.teacher_sampling()
         if sampling is not None:
             train_dataset = self._teacher_text(train_dataset, sampling)
