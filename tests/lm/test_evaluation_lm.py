@@ -260,6 +260,21 @@ def test_evaluate_scores_saves_and_goes_on(
         evaluate(student, tokenizer, sets(), seeds=(10,), folder=tmp_path / "other", **options)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by peft
+def test_nothing_of_an_evaluation_stays_in_a_model_with_an_adapter(student: Any, tokenizer: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    student.generation_config.top_k = 7
+    student.generation_config.max_new_tokens = 5
+    own, before = student.generation_config, student.generation_config.to_dict()
+    adapted: Any = get_peft_model(student, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    evaluate(adapted, tokenizer, sets(), seeds=(10,), decoding=SHORT, progress=False)
+    for model in (student, adapted, adapted.get_base_model()):
+        assert model.generation_config is own
+    assert own.to_dict() == before
+    assert adapted.merge_and_unload().generation_config.to_dict() == before
+
+
 def test_long_prompts_keep_their_template_in_evaluation(
     student: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,19 +78,20 @@ def test_batched_writing_is_that_of_each_prompt_alone(student: Any) -> None:
     prompts = [[5, 6, 7, 8, 9], [10], [11, 12]]
     greedy = Sampling(generation_temperature=1e-4, max_new_tokens=5)
     options: dict[str, Any] = {"pad": 1, "ends": [0], "vocabulary": 320}
-    together = write_texts(student, prompts, greedy, **options)
-    assert together == [write_texts(student, [prompt], greedy, **options)[0] for prompt in prompts]
+    together = write_texts(student, prompts, greedy.decoding(), **options)
+    assert together == [write_texts(student, [prompt], greedy.decoding(), **options)[0] for prompt in prompts]
 
 
 def test_padding_of_the_vocabulary_is_never_written(student: Any) -> None:
     hot = Sampling(generation_temperature=100.0, max_new_tokens=40)
-    written = write_texts(student, [[5]] * 8, hot, pad=1, ends=[0], vocabulary=20)
+    written = write_texts(student, [[5]] * 8, hot.decoding(), pad=1, ends=[0], vocabulary=20)
     assert max(token for row in written for token in row) < 20
 
 
 def test_the_models_own_generation_settings_do_not_apply_and_stay(student: Any) -> None:
     student.generation_config.min_p = 0.999  # nearly greedy
-    written = write_texts(student, [[5]] * 16, Sampling(max_new_tokens=3), pad=1, ends=[0], vocabulary=320)
+    short = Sampling(max_new_tokens=3).decoding()
+    written = write_texts(student, [[5]] * 16, short, pad=1, ends=[0], vocabulary=320)
     assert len({tuple(row) for row in written}) > 8
     assert student.generation_config.min_p == 0.999
 
@@ -206,7 +207,7 @@ def test_teacher_mix_samples_from_the_mixture(student: Any, teacher: Any) -> Non
             model.get_output_embeddings().weight.mul_(scale)
         probabilities = [model(torch.tensor([prompt])).logits[0, -1].softmax(-1) for model in (student, teacher)]
     expected = (1 - share) * probabilities[0] + share * probabilities[1]
-    sampling = Sampling(max_new_tokens=1)
+    sampling = Sampling(max_new_tokens=1).decoding()
     written = write_texts(
         student, [prompt] * count, sampling, pad=1, ends=[], vocabulary=320, mixed_with=(teacher, share)
     )
@@ -220,11 +221,11 @@ def test_teacher_mix_samples_from_the_mixture(student: Any, teacher: Any) -> Non
 
 def test_teacher_mix_follows_the_teacher_over_padded_prompts(student: Any, teacher: Any) -> None:
     prompts = [[20, 21, 22, 23], [30]]
-    sampling = Sampling(max_new_tokens=5)
+    sampling = Sampling(max_new_tokens=5).decoding()
     with torch.no_grad():
         teacher.get_output_embeddings().weight.mul_(300)  # nearly greedy
     written = write_texts(student, prompts, sampling, pad=1, ends=[], vocabulary=320, mixed_with=(teacher, 0.999999))
-    greedy = Sampling(generation_temperature=1e-4, max_new_tokens=5)
+    greedy = Sampling(generation_temperature=1e-4, max_new_tokens=5).decoding()
     for prompt, row in zip(prompts, written, strict=True):
         assert row == write_texts(teacher, [prompt], greedy, pad=1, ends=[], vocabulary=320)[0]
 

@@ -1,4 +1,4 @@
-"""Batches of text sampled from a model, token ids in and out.
+"""Batches of text that a model writes, token ids in and out: the one writer of training and evaluation.
 
 Legend: B prompts, S tokens so far, V vocabulary.
 """
@@ -16,29 +16,29 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from abkd.errors import InputError
-from abkd.lm._student_settings import Sampling
+from abkd.lm._decoding import Decoding
 from abkd.lm._teacher import base_of
 
 
 @torch.no_grad()
 def write_texts(
     model: Any,
-    prompts: list[list[int]],
-    sampling: Sampling,
+    prompts: Sequence[list[int]],
+    decoding: Decoding,
     *,
     pad: int,
     ends: Sequence[int],
     vocabulary: int,
     mixed_with: tuple[Any, float] | None = None,
 ) -> list[list[int]]:
-    """One sampled continuation for each prompt, cut after its first end token (which it keeps).
+    """One continuation for each prompt, cut after its first end token (which it keeps).
 
     The whole batch is written at once with a key-value cache, prompts padded on the left and masked by position.
 
     Args:
         model: a causal language model, in whatever mode: dropout is off while it writes.
         prompts: token ids, none empty.
-        sampling: temperature, top-p and length. Nothing of the model's own generation config applies besides.
+        decoding: nothing of the model's own generation config applies besides; prompts are taken whole.
         pad: the id that fills up.
         ends: ids that end a text.
         vocabulary: real token ids are below it; others are never sampled.
@@ -47,7 +47,7 @@ def write_texts(
     Raises:
         InputError: an empty prompt, or a text that could outgrow the model's positions.
     """
-    _check_lengths(model, prompts, sampling)
+    check_lengths(model.config, prompts, decoding.max_new_tokens)
     longest = max(len(prompt) for prompt in prompts)
     device = model.device
     ids = torch.full((len(prompts), longest), pad)
@@ -59,7 +59,7 @@ def write_texts(
     processors = LogitsProcessorList([RealTokens(vocabulary)])
     if mixed_with is not None:
         processors.append(TeacherMix(*mixed_with, mask, vocabulary))
-    with _writing(model, _generation_config(sampling, pad, ends)) as config:
+    with _writing(model, _generation_config(decoding, pad, ends)) as config:
         written: Any = model.generate(
             input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
         )
@@ -79,6 +79,11 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     known = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     found = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])}
     return sorted(token for token in found if token is not None)
+
+
+def pad_token(tokenizer: Any) -> int:
+    """The id that fills up: the tokenizer's own, or its EOS."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
 class RealTokens(LogitsProcessor):
@@ -141,15 +146,16 @@ def mixture(log_q: Tensor, log_p: Tensor, share: float) -> Tensor:
     return torch.logaddexp(log_q + math.log1p(-share), log_p + math.log(share))
 
 
-def _generation_config(sampling: Sampling, pad: int, ends: Sequence[int]) -> GenerationConfig:
+def _generation_config(decoding: Decoding, pad: int, ends: Sequence[int]) -> GenerationConfig:
+    sampled: dict[str, Any] = {}
+    if decoding.temperature > 0:
+        sampled = {"temperature": float(decoding.temperature), "top_p": float(decoding.top_p), "top_k": decoding.top_k}
     return GenerationConfig(
-        do_sample=True,
-        temperature=float(sampling.generation_temperature),
-        top_p=float(sampling.top_p),
-        top_k=0,
+        do_sample=bool(sampled),
+        **sampled,
         repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        max_new_tokens=sampling.max_new_tokens,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+        max_new_tokens=decoding.max_new_tokens,
         pad_token_id=pad,
         eos_token_id=list(ends),
         bos_token_id=None,
@@ -184,17 +190,35 @@ def quiet_checkpointing() -> Generator[None]:
         yield
 
 
-def _check_lengths(model: Any, prompts: list[list[int]], sampling: Sampling) -> None:
-    empty = [row for row, prompt in enumerate(prompts) if not prompt]
-    if empty:
-        raise InputError(
-            "a text needs a prompt to go on from, and a row has none (its labels start at its first token): give "
-            "prompt and completion, or dialogues with a user's turn"
-        )
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(len(prompt) for prompt in prompts)
-    if room is not None and longest + sampling.max_new_tokens > room:
-        raise InputError(
-            f"a prompt of {longest} tokens and max_new_tokens={sampling.max_new_tokens} outgrow the model's {room} "
-            "positions: lower max_new_tokens, or max_length so that prompts are shorter"
-        )
+def check_lengths(config: Any, prompts: Sequence[Sequence[int]], new_tokens: int, where: str = "") -> None:
+    """A model has a position for every token of prompt and text.
+
+    Args:
+        config: the model's.
+        prompts: token ids.
+        new_tokens: that a text may have.
+        where: whose prompts, for the message.
+
+    Raises:
+        InputError: it has not, or a prompt has no token.
+    """
+    room = positions_of(config)
+    named = f"{where}, " if where else ""
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt:
+            raise InputError(
+                f"{named}prompt {number} has no token, and a text needs one to go on from (a row's labels must not "
+                "start at its first token): give prompt and completion, or dialogues with a user's turn"
+            )
+        if room is not None and len(prompt) + new_tokens > room:
+            raise InputError(
+                f"{named}prompt {number} has {len(prompt)} tokens, and with max_new_tokens={new_tokens} outgrows the "
+                f"model's {room} positions: lower max_new_tokens, or what cuts prompts: max_prompt_length, in training "
+                "max_length"
+            )
+
+
+def positions_of(config: Any) -> int | None:
+    """How many tokens a model can take, from its config; None where nothing limits them."""
+    found: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found

@@ -13,10 +13,12 @@ import torch
 from abkd.engine import Report
 from abkd.errors import InputError
 from abkd.lm._data import ENDED, is_dialogue
-from abkd.lm._generate import end_tokens, write_texts
+from abkd.lm._generate import end_tokens, pad_token, write_texts
 from abkd.lm._student_settings import Sampling
+from abkd.lm.data import prompt_ids
 from abkd.storage import atomic_write_json, read_json
 from abkd.teachers import fingerprint_of
+from abkd.teachers._lm_cache_rows import vocabulary_of
 
 _SETTINGS_FILE = "settings.json"
 _HALF_LETTER = "\ufffd"  # what is left of a character whose other bytes were cut off
@@ -124,8 +126,7 @@ class TeacherText:
         tokenizer, teacher = self._tokenizer, self._teacher
         if teacher is None:
             raise InputError(f"{self._folder}: not all of the teacher's text is here: let the teacher finish it")
-        ids = [_tokens(tokenizer, prompt) for prompt in prompts]
-        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
         ends = end_tokens(teacher, tokenizer)
         devices = [teacher.device] if teacher.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -133,10 +134,10 @@ class TeacherText:
             written = write_texts(
                 teacher,
                 ids,
-                self._sampling,
-                pad=pad,
+                self._sampling.decoding(),
+                pad=pad_token(tokenizer),
                 ends=ends,
-                vocabulary=max(tokenizer.get_vocab().values()) + 1,
+                vocabulary=vocabulary_of(tokenizer),
             )
         return [self._text(tokens, tokens[-1] in ends) for tokens in written]
 
@@ -170,10 +171,3 @@ def _row(prompt: Any, answer: Mapping[str, Any] | str) -> dict[str, Any]:
     text, ended = (answer, True) if isinstance(answer, str) else (answer["text"], answer["ended"])
     completion = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
     return {"prompt": prompt, "completion": completion, ENDED: ended}
-
-
-def _tokens(tokenizer: Any, prompt: Any) -> list[int]:
-    if isinstance(prompt, str):
-        return tokenizer(prompt)["input_ids"]
-    found = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
-    return found["input_ids"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from abkd.errors import InputError, nearest
+from abkd.lm._decoding import Decoding
 
 SCHEDULES = ("constant", "adaptive")
 
@@ -29,6 +30,16 @@ class Sampling:
         _check_number(self, "generation_temperature", lambda value: value > 0, "above 0")
         _check_number(self, "top_p", lambda value: 0 < value <= 1, "in (0, 1]")
         _check_whole(self, "max_new_tokens", 1)
+
+    def decoding(self) -> Decoding:
+        """The same for `write_texts`: nothing else is asked of a text that is trained on."""
+        return Decoding(
+            temperature=self.generation_temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.max_new_tokens,
+            no_repeat_ngram_size=0,
+            max_prompt_length=None,
+        )
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class StudentWriter:
             return write_texts(
                 student,
                 prompts,
-                self._settings,
+                self._settings.decoding(),
                 pad=self._pad,
                 ends=self._ends,
                 vocabulary=trainer.vocabulary,

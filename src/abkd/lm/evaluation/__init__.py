@@ -4,10 +4,11 @@
 `lm_eval --model hf --model_args pretrained=FOLDER --tasks hellaswag,arc_easy`.
 """
 
+from abkd.lm._decoding import Decoding
 from abkd.lm.evaluation._cache_loss import CacheLoss, cache_loss, cache_losses
 from abkd.lm.evaluation._evaluate import SEEDS, evaluate
 from abkd.lm.evaluation._held_out import held_out
-from abkd.lm.evaluation._responses import Decoding, Response, write_responses
+from abkd.lm.evaluation._responses import Response, write_responses
 from abkd.lm.evaluation._result import EvaluationResult, SeedResult, SetResult
 from abkd.lm.evaluation._scores import RougeL, bootstrap_interval, distinct, exact_match, mean_and_error, normalised
 

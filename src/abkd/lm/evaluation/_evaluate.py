@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from abkd.errors import InputError
+from abkd.lm._decoding import Decoding
 from abkd.lm.data import fit_prompts
 from abkd.lm.evaluation._held_out import held_out as measure_held_out
-from abkd.lm.evaluation._responses import Decoding, Response, write_responses
+from abkd.lm.evaluation._responses import Response, write_responses
 from abkd.lm.evaluation._result import EvaluationResult, SeedResult, SetResult
 from abkd.lm.evaluation._scores import RougeL, exact_match
 from abkd.storage import atomic_write_json, atomic_write_text, read_json
@@ -107,8 +108,9 @@ def _rows(name: str, dataset: Any, tokenizer: Any, decoding: Decoding) -> tuple[
     for number, texts in enumerate(references, 1):
         if not texts:
             raise InputError(f"{name}, row {number}: no reference")
-    fitted = fit_prompts(dataset, tokenizer, decoding.max_prompt_length)
-    return list(fitted["prompt"]), references
+    if decoding.max_prompt_length is not None:
+        dataset = fit_prompts(dataset, tokenizer, decoding.max_prompt_length)
+    return list(dataset["prompt"]), references
 
 
 def _from_messages(name: str, dataset: Any) -> Any:
