@@ -14,6 +14,7 @@ from abkd.errors import InputError
 from abkd.lm.evaluation import Decoding, evaluate
 
 SHORT = {"max_new_tokens": 24}
+PLAIN = {"eval_strategy": "steps", "eval_dataset": Dataset.from_dict({"text": ["a b c"]})}
 LETTERS = " ".join("abcdefghijklmnopqrstuvwxyz0123456789")  # even random text has some of them
 
 
@@ -26,7 +27,7 @@ def rows(count: int = 6) -> Any:
 def test_it_is_what_the_evaluation_protocol_measures(
     tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
 ) -> None:
-    settings = {"validation_texts": SHORT, "per_device_eval_batch_size": 4, "seed": 7}
+    settings = {"validation_texts": SHORT, "per_device_eval_batch_size": 4, "seed": 7, "eval_strategy": "steps"}
     trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, eval_dataset=rows(), **settings)
     found = trainer.evaluate()["eval_rouge_l"]
     before = torch.get_rng_state()
@@ -60,8 +61,10 @@ def test_references_are_the_answers_of_the_rows(
             ]
         ),
     }[form]
-    settings = {"train_dataset": data, "max_length": 256, "validation_texts": {**SHORT, "size": 3}}
-    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, eval_dataset=data, **settings)
+    settings = {"max_length": 256, "validation_texts": {**SHORT, "size": 3}, "eval_strategy": "steps"}
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, train_dataset=data, eval_dataset=data, **settings
+    )
     total, count = trainer._validation.score()
     assert count == 3
     assert 0 <= total <= 300
@@ -103,9 +106,9 @@ def test_the_best_weights_are_those_of_the_highest_score(
         ({"validation_texts": {"max_new_token": 4}}, "did you mean 'max_new_tokens'"),
         ({"validation_texts": {"max_new_tokens": 0}}, r"validation_texts\.max_new_tokens: expected"),
         ({"validation_texts": {"size": 1.5}}, r"validation_texts\.size: expected"),
-        ({"select_by": "rouge_l"}, "found no columns"),
-        ({"validation_texts": {}, "eval_dataset": Dataset.from_dict({"text": ["a b c"]})}, "found text"),
-        ({"select_by": "rouge"}, "forward_kl, loss, nll"),
+        ({"select_by": "rouge_l"}, "found no columns|without evaluations"),
+        ({"validation_texts": {}, **PLAIN}, "found text"),
+        ({"select_by": "rouge", **PLAIN}, "forward_kl, loss, nll"),
     ],
 )
 def test_bad_settings(
