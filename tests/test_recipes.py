@@ -10,7 +10,7 @@ from PIL import Image
 
 from abkd.config import image_facts, load_recipe, recipes_folder, shipped_recipes
 from abkd.image.objectives import METHODS
-from abkd.study import dry_run_images
+from abkd.study._dry_run import dry_run_images
 
 RECIPES = [name for name in shipped_recipes() if load_recipe(name).spec.task == "image"]
 CIFAR = [name for name in RECIPES if name.startswith("cifar100/")]

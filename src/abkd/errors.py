@@ -22,6 +22,14 @@ class InputError(AbkdError, ValueError):
     exit_code = 2
 
 
+class ElsewhereError(AbkdError):
+    """The first process of a run has failed and says why; the others stop with this."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class InfiniteDivergenceError(InputError):
     """The divergence of these two distributions is infinite: one rules out what the other allows."""
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 
-from abkd.engine import Measured, OpenRun, load_result
-from abkd.errors import InputError, RunExistsError
+from abkd.engine import Measured, OpenRun, alone, load_result, on_main
+from abkd.errors import ElsewhereError, InputError, RunExistsError
 
 
 @dataclass(frozen=True)
 class Settings:
     method: str = "kd"
     seed: int = 1
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
         return {"method": self.method, "seed": self.seed}
@@ -70,8 +73,50 @@ def test_a_run_begins_once(tmp_path: Path) -> None:
     assert (tmp_path / "answers").is_dir()
 
 
-def test_other_processes_than_the_first_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
+    """This is the second of two processes, and hears from the first what is in the list, then nothing."""
+    heard: list[list[Any]] = []
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+
+    def broadcast(given: list[Any]) -> None:
+        given[:] = heard.pop(0) if heard else [None, None]
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    return heard
+
+
+def test_other_processes_than_the_first_write_nothing(tmp_path: Path, second: list[list[Any]]) -> None:
     run = OpenRun.check(Settings(), tmp_path / "run", resume=False, overwrite=False)
-    assert carried_out(run, Trainer()).metrics == {}
+    assert carried_out(run, Trainer()).metrics == {"test": {"best": {"nll": 1.0}}}
     assert not (tmp_path / "run").exists()
+
+
+def test_the_others_get_what_the_first_process_found(second: list[list[Any]]) -> None:
+    second += [[{"nll": 1.0}, None], [None, ("no such folder", 2)]]
+    assert on_main(lambda: pytest.fail("the second process did the work")) == {"nll": 1.0}
+    with pytest.raises(ElsewhereError, match="no such folder") as caught:
+        on_main(lambda: None)
+    assert caught.value.exit_code == 2
+
+
+def test_an_error_of_the_first_process_is_told_to_the_others(
+    second: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", told.extend)
+
+    def fails() -> None:
+        raise InputError("no such folder")
+
+    with pytest.raises(InputError, match="no such folder"):
+        on_main(fails)
+    assert told == [None, ("no such folder", 2)]
+
+
+def test_what_one_process_does_refuses_two(second: list[list[Any]]) -> None:
+    with pytest.raises(InputError, match="a cache is made for one process, and 2 were launched"):
+        alone("a cache")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from abkd.errors import InputError, RunExistsError
-from abkd.study import Column, StudyPlan, begun, opened, set_aside
+from abkd.study import Column, StudyPlan
+from abkd.study._folder import begun, opened, set_aside
 
 
 @dataclass(frozen=True)
 class Settings:
     method: str = "a"
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
         return {"method": self.method}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import ParamSpec
 
 from rich.console import Console
 
-from abkd.errors import AbkdError
+from abkd.errors import AbkdError, ElsewhereError
 
 Arguments = ParamSpec("Arguments")
 
@@ -20,13 +21,16 @@ NOTHING_BEGUN = "Nothing had begun."
 
 
 def out() -> Console:
-    """The console for results, on standard output; made when used, so that redirection is seen."""
-    return Console(highlight=False)
+    """The console for results, on standard output; made when used, so that redirection is seen.
+
+    Of the processes of a run the first one alone speaks.
+    """
+    return Console(highlight=False, quiet=_rank() > 0)
 
 
 def err() -> Console:
-    """The console for progress and errors, on standard error."""
-    return Console(stderr=True, highlight=False)
+    """The console for progress, on standard error; likewise of the first process."""
+    return Console(stderr=True, highlight=False, quiet=_rank() > 0)
 
 
 def plain(text: str) -> None:
@@ -41,17 +45,30 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             command(*args, **kwargs)
+        except ElsewhereError as error:  # the first process says what it was
+            raise SystemExit(error.exit_code) from None
         except AbkdError as error:
-            err().print(str(error), style="red", markup=False, soft_wrap=True)
+            _complain(str(error))
             raise SystemExit(error.exit_code) from None
         except OSError as error:  # a full disk, a folder that may not be written: the machine's, not a bug
-            err().print(f"{error}. {_advice(error)}", style="red", markup=False, soft_wrap=True)
+            _complain(f"{error}. {_advice(error)}")
             raise SystemExit(1) from None
         except KeyboardInterrupt as stop:
             err().print(f"\nStopped. {_advice(stop)}", markup=False, soft_wrap=True)
             raise SystemExit(INTERRUPTED) from None
 
     return run
+
+
+def _complain(text: str) -> None:
+    """An error, of whichever process."""
+    number = _rank()
+    console = Console(stderr=True, highlight=False)
+    console.print(f"process {number}: {text}" if number else text, style="red", markup=False, soft_wrap=True)
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
 def _advice(error: BaseException) -> str:

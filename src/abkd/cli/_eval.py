@@ -64,6 +64,10 @@ def evaluate(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", help="With --set: of a response.")
     ] = 256,
+    max_prompt_length: Annotated[
+        int,
+        typer.Option("--max-prompt-length", metavar="N", help="With --set: of a prompt; longer ones are shortened."),
+    ] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure saved students on held-out data.
@@ -73,8 +77,10 @@ def evaluate(
     protocol: responses sampled with every seed, ROUGE-L and exact match, means with standard error and a 95 %
     interval. Other benchmarks: lm_eval --model hf --model_args pretrained=FOLDER/best.
     """
+    from abkd.engine import alone
     from abkd.study import evaluate_folder, evaluate_texts
 
+    alone("an evaluation")
     if sets:
         result = evaluate_texts(
             target,
@@ -86,6 +92,7 @@ def evaluate(
             size=size,
             seeds=numbers(seeds, "--seeds"),
             max_new_tokens=max_new_tokens,
+            max_prompt_length=max_prompt_length,
             progress=not as_json,
         )
         plain(json.dumps(result.as_dict(), indent=2) if as_json else str(result))

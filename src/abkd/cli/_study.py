@@ -30,7 +30,8 @@ def run_and_show(
     quiet: bool,
 ) -> None:
     """Run the plan, print the table, say where the files are; exit code 1 if a run failed."""
-    from abkd.study import begun, opened, set_aside
+    from abkd.engine import is_main, leave
+    from abkd.study._folder import begun, opened, set_aside
 
     folder = output if output is not None else Path(recipe.output)
     _say_what(recipe, methods, seeds, folder)
@@ -42,7 +43,8 @@ def run_and_show(
     try:
         with opened(folder, plan, resume=resume, overwrite=overwrite, inputs=inputs):
             try:
-                atomic_write_text(folder / RECIPE, recipe.to_yaml())
+                if is_main():
+                    atomic_write_text(folder / RECIPE, recipe.to_yaml())
                 comparison = recipe.study(
                     methods, seeds, folder, progress=not quiet, teacher_ready=teller.teacher, report=teller.run
                 )
@@ -57,6 +59,7 @@ def run_and_show(
             err().print(
                 f"What {folder} held before lies in {old} until a run is finished", markup=False, soft_wrap=True
             )
+    leave()
     show(comparison)
     if started:
         written = ", ".join(name for name in WRITTEN if (folder / name).is_file())
@@ -78,6 +81,9 @@ def show(comparison: Comparison) -> None:
 
 def dry_run(recipe: Recipe, methods: Sequence[str]) -> None:
     """Two steps of every method on made-up data (and, of language, models), in a folder that goes away."""
+    from abkd.engine import alone
+
+    alone("a dry run")
     with tempfile.TemporaryDirectory(prefix="abkd-") as folder:
         recipe.dry_run(methods, folder, lambda method: plain(f"{recipe.source}: {method}: ok"))
 

@@ -30,7 +30,7 @@ class ImageJob(Recipe):
 
     def dry_run(self, methods: Sequence[str], folder: str | os.PathLike[str], report: Callable[[str], None]) -> None:
         """Two steps of every method on made-up images of the right size."""
-        from abkd.study import dry_run_images
+        from abkd.study._dry_run import dry_run_images
 
         facts = image_facts(self.spec.data)
         dry_run_images(self.plan(methods, self.spec.seeds[:1]), folder, facts=facts, report=report)

@@ -88,7 +88,7 @@ class Recipe:
         folder: str | os.PathLike[str],
         **options: Unpack[StudyOptions],
     ) -> Comparison:
-        """Make the runs of the plan in a folder that `abkd.study.opened` opened; finished ones are kept."""
+        """Make the runs of the plan in a study's open folder; finished ones are kept."""
         from abkd.study import run_opened
 
         return run_opened(self.plan(methods, seeds), Path(folder), **options)

@@ -11,15 +11,17 @@ for _package in ("transformers", "accelerate", "safetensors", "rich"):
 from abkd.engine._best import BestWeights  # noqa: E402
 from abkd.engine._callbacks import MetricsLog  # noqa: E402
 from abkd.engine._environment import environment  # noqa: E402
+from abkd.engine._processes import WAITED, alone, is_main, join, leave, on_main, rank, ranks, wait  # noqa: E402
 from abkd.engine._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
 from abkd.engine._result import RunResult  # noqa: E402
 from abkd.engine._run_folder import RunFolder  # noqa: E402
-from abkd.engine._runs import Measured, OpenRun, is_main, load_result, size_of  # noqa: E402
+from abkd.engine._runs import Measured, OpenRun, load_result, size_of  # noqa: E402
 from abkd.engine._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
 from abkd.engine._settings import FromSettings  # noqa: E402
 from abkd.engine._trainer import EngineTrainer, TrainingError  # noqa: E402
 
 __all__ = [
+    "WAITED",
     "BestWeights",
     "EngineTrainer",
     "FromSettings",
@@ -33,10 +35,17 @@ __all__ = [
     "RunResult",
     "Schedule",
     "TrainingError",
+    "alone",
     "as_schedule",
     "environment",
     "is_main",
     "is_schedule",
+    "join",
+    "leave",
     "load_result",
+    "on_main",
+    "rank",
+    "ranks",
     "size_of",
+    "wait",
 ]

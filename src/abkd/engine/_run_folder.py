@@ -15,7 +15,7 @@ from abkd.storage import atomic_write_json, newest_complete, read_json
 
 RUN_FILE = "run.json"
 _FILES = (RUN_FILE, "environment.json", "metrics.jsonl", "samples.json", "result.json")
-_FOLDERS = ("checkpoints", "answers", "best", "last", "evaluation")
+_FOLDERS = ("checkpoints", "answers", "teacher_text", "best", "last", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class RunFolder:
 
     `run.json` holds the settings, `environment.json` versions and machine, `metrics.jsonl` one line a logged
     step, `checkpoints/` what a resumed run starts from, `best/` and `last/` the models, and `result.json`,
-    written last, what was measured. A language run may also leave `answers/` (the teacher's, trained on),
-    `evaluation/` (texts of the test sets) and `samples.json` (a few texts before and after).
+    written last, what was measured. A language run may also leave `answers/` and `teacher_text/` (the
+    teacher's, trained on), `evaluation/` (texts of the test sets) and `samples.json` (a few texts before and after).
     """
 
     path: Path

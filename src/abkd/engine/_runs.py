@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from abkd.engine._processes import is_main, join, on_main
 from abkd.engine._progress import ProgressCallback, Report
 from abkd.engine._result import RunResult, history_of, reporting, validation_of
 from abkd.engine._run_folder import RunFolder
@@ -30,6 +31,11 @@ class RunSettings(Protocol):
         """The seed."""
         ...
 
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """Keyword arguments of the trainer's configuration."""
+        ...
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain data."""
         ...
@@ -46,7 +52,7 @@ class Measured(NamedTuple):
 class OpenRun:
     """A run and its folder, which is changed only when the run begins.
 
-    In a run of several processes the first one alone touches the folder; the others may come after it.
+    In a run of several processes the first one alone touches the folder, and the others wait for it.
 
     Attributes:
         settings: of the run.
@@ -70,8 +76,8 @@ class OpenRun:
         """
         if not 0 <= settings.seed < 2**32:
             raise InputError(f"seed must be a whole number in [0, 2**32), got {settings.seed!r}")
-        if is_main():
-            RunFolder.check(folder, settings.to_dict(), resume=resume, overwrite=overwrite)
+        join(settings.training)
+        on_main(lambda: _check_folder(Path(folder), settings, resume, overwrite))
         return cls(settings, RunFolder(Path(folder)), resume, overwrite)
 
     def finished(self) -> RunResult | None:
@@ -80,9 +86,12 @@ class OpenRun:
 
     def begin(self) -> None:
         """Write what the run is into its folder; once."""
-        if is_main() and not self._begun:
-            RunFolder.create(self.folder.path, self.settings.to_dict(), resume=self.resume, overwrite=self.overwrite)
+        if not self._begun:
+            on_main(self._create)
         self._begun = True
+
+    def _create(self) -> None:
+        RunFolder.create(self.folder.path, self.settings.to_dict(), resume=self.resume, overwrite=self.overwrite)
 
     def carry_out(
         self,
@@ -99,7 +108,7 @@ class OpenRun:
 
         Args:
             trainer: of the run.
-            test: saves the models of the best and the last epoch and measures them; called in the first process.
+            test: saves the models of the best and the last epoch and measures them; called in every process.
             parameters: numbers of weights by model.
             progress: show a progress bar; or a function to be told the share done and a short text.
             description: the label of the progress bar; the method and the seed if None.
@@ -108,17 +117,18 @@ class OpenRun:
         self.begin()
         checkpoint = self.folder.newest_checkpoint() if self.resume else None
         label = description or f"{self.settings.method}, seed {self.settings.seed}"
-        with reporting(progress, label) as report:
+        with reporting(progress if is_main() else False, label) as report:
             if report is not None:
                 trainer.add_callback(ProgressCallback(report))
             trainer.train(None if checkpoint is None else str(checkpoint))
-        tested = test() if is_main() else Measured({})
+        tested = test()
         result = self._result(trainer, tested, parameters, time.monotonic() - started)
-        if is_main():
-            self.folder.write_result(result.to_dict())
-            shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
-        trainer.accelerator.wait_for_everyone()
+        on_main(lambda: self._finish(result))
         return result
+
+    def _finish(self, result: RunResult) -> None:
+        self.folder.write_result(result.to_dict())
+        shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
     def _result(
         self, trainer: EngineTrainer, tested: Measured, parameters: dict[str, int | None], seconds: float
@@ -145,6 +155,10 @@ class OpenRun:
         )
 
 
+def _check_folder(folder: Path, settings: RunSettings, resume: bool, overwrite: bool) -> None:
+    RunFolder.check(folder, settings.to_dict(), resume=resume, overwrite=overwrite)
+
+
 def load_result(folder: str | os.PathLike[str]) -> RunResult | None:
     """The result of the run in `folder` if it is finished, else None.
 
@@ -159,8 +173,3 @@ def load_result(folder: str | os.PathLike[str]) -> RunResult | None:
 def size_of(module: Any) -> int:
     """The number of weights of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def is_main() -> bool:
-    """Whether this is the first process of a run, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0

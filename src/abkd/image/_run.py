@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import set_seed
 
-from abkd.engine import Measured, MetricsLog, OpenRun, Report, RunFolder, RunResult, load_result, size_of
+from abkd.engine import Measured, MetricsLog, OpenRun, Report, RunFolder, RunResult, load_result, on_main, size_of
 from abkd.image._config import DistillationConfig
 from abkd.image._evaluate import evaluate_models
 from abkd.image._load import load_student, load_teacher
@@ -76,7 +76,7 @@ def run_image(
     trainer = _trainer(student, teacher, config, data, run.folder)
     return run.carry_out(
         trainer,
-        lambda: _test(trainer, student, teacher, data, run.folder),
+        lambda: on_main(lambda: _test(trainer, student, teacher, data, run.folder)),
         parameters={"student": size_of(student), "teacher": _teacher_size(teacher)},
         progress=progress,
         description=description,

@@ -9,11 +9,10 @@ own training first; `run_images` and `run_lms` are its names for the two tasks.
 
 from abkd.study._cache import build_cache, measured_cache
 from abkd.study._compare import compare, load_comparison, open_folder, plan
-from abkd.study._dry_run import Facts, dry_run_images, made_up_data
 from abkd.study._dry_run_lm import dry_run_lms
 from abkd.study._evaluate import evaluate_folder
 from abkd.study._evaluate_lm import evaluate_texts
-from abkd.study._folder import ANSWERS, begun, opened, set_aside
+from abkd.study._folder import ANSWERS
 from abkd.study._image import ImagePlan, run_images
 from abkd.study._lm import LmPlan, quiet_libraries, run_lms
 from abkd.study._plan import StudyPlan
@@ -26,7 +25,6 @@ __all__ = [
     "ANSWERS",
     "Column",
     "Comparison",
-    "Facts",
     "Failure",
     "ImagePlan",
     "LmPlan",
@@ -36,18 +34,14 @@ __all__ = [
     "Spread",
     "StudyOptions",
     "StudyPlan",
-    "begun",
     "build_cache",
     "compare",
-    "dry_run_images",
     "dry_run_lms",
     "evaluate_folder",
     "evaluate_texts",
     "load_comparison",
-    "made_up_data",
     "measured_cache",
     "open_folder",
-    "opened",
     "plan",
     "quiet_libraries",
     "rich_table",
@@ -55,7 +49,6 @@ __all__ = [
     "run_lms",
     "run_opened",
     "run_study",
-    "set_aside",
     "to_csv",
     "to_markdown",
     "write_curves",

@@ -68,8 +68,9 @@ def compare(
     """Run every method with every seed and write the reports into `folder`.
 
     A run that ends in an AbkdError or in one of torch's errors (no memory left, say) is kept as a failure and the
-    others go on. An interruption (Ctrl-C) leaves finished runs where they are; calling `compare` again, with a
-    `run` that returns what it finds finished, goes on.
+    others go on. Of several processes one alone may have failed, while the others wait for it: there the error is
+    raised. An interruption (Ctrl-C) leaves finished runs where they are; calling `compare` again, with a `run` that
+    returns what it finds finished, goes on.
 
     Args:
         methods: names, each once, in the order of the table.
@@ -84,6 +85,8 @@ def compare(
     Raises:
         InputError: No method or no seed.
     """
+    from abkd.engine import is_main, on_main, ranks
+
     if not methods or not seeds:
         raise InputError("a comparison needs at least one method and one seed")
     place = Path(folder)
@@ -93,19 +96,22 @@ def compare(
         try:
             outcome: Record | Failure = run(planned, place / planned.folder)
         except AbkdError as error:
-            if error.exit_code != 1:
+            if error.exit_code != 1 or ranks() > 1:
                 raise  # the plan itself is wrong, and every other run would fail in the same way
             outcome = Failure(planned.method, planned.seed, str(error))
         except RuntimeError as error:  # torch's, out of memory among them: the next method may need less
+            if ranks() > 1:
+                raise
             outcome = Failure(planned.method, planned.seed, f"{type(error).__name__}: {error}")
         if isinstance(outcome, Record):
             records.append(outcome)
         else:
             failures.append(outcome)
-        if report is not None:
+        if report is not None and is_main():
             report(planned, outcome)
-    result = Comparison(tuple(methods), tuple(records), tuple(columns), tuple(failures), note)
-    write_reports(result, place)
+    shown = [column for column in columns if not column.optional or any(column.of(one) is not None for one in records)]
+    result = Comparison(tuple(methods), tuple(records), tuple(shown), tuple(failures), note)
+    on_main(lambda: write_reports(result, place))
     return result
 
 

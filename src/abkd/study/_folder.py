@@ -28,6 +28,7 @@ def opened(
 ) -> Generator[Path]:
     """`open_folder` for the length of a study, which changes nothing before the plan is known to fit.
 
+    Of several processes the first one alone changes the folder, and the others wait for it.
     What `overwrite` replaces is set aside, as `.NAME.replaced` beside the folder. Where the block ends, or after a
     kill where the next one starts, it goes if the new study has a finished run, and comes back if nothing had begun
     (data or teacher could not be loaded, say); in between it stays aside until one of the two holds.
@@ -44,9 +45,21 @@ def opened(
             not in the plan; to overwrite, something that the study reads lies in the folder.
         RunExistsError: The folder holds a comparison, and neither `resume` nor `overwrite` was given.
     """
+    from abkd.engine import is_main, join, on_main
+
     if not plan.columns():
         raise InputError("nothing would be measured: give data.validation, data.test or evaluation.sets")
     path = Path(folder)
+    join(plan.example.training)
+    on_main(lambda: _open(path, plan, resume, overwrite, inputs))
+    try:
+        yield path
+    finally:
+        if is_main():
+            _settle(path)
+
+
+def _open(path: Path, plan: StudyPlan[Any], resume: bool, overwrite: bool, inputs: Iterable[str]) -> None:
     _settle(path)
     if (path / STARTED).is_file() and resume != overwrite:
         if resume:
@@ -55,14 +68,15 @@ def opened(
             _check_outside(path, plan, inputs)
             _replace(path)
     try:
-        yield open_folder(path, plan.methods, plan.seeds, resume=resume, overwrite=overwrite)
-    finally:
+        open_folder(path, plan.methods, plan.seeds, resume=resume, overwrite=overwrite)
+    except BaseException:
         _settle(path)
+        raise
 
 
 def begun(folder: Path) -> bool:
     """Whether a run, the teacher's training, or its answers were started in a study's folder."""
-    started = ("teacher/run.json", "answers/part-*", "runs/*/*/run.json")
+    started = ("teacher/run.json", "answers/part-*", "teacher_text/*/part-*", "runs/*/*/run.json")
     return any(any(folder.glob(pattern)) for pattern in started)
 
 

@@ -60,7 +60,8 @@ class Failure:
 class Column:
     """A quantity to show: `metrics[split][which][key]` times `scale`, with `digits` after the point.
 
-    `higher_is_better` says which mean stands out in the table.
+    `higher_is_better` says which mean stands out in the table; an `optional` column is left out of the table of a
+    comparison in which no run has it.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Column:
     scale: float = 1.0
     digits: int = 2
     higher_is_better: bool = True
+    optional: bool = False
 
     def of(self, record: Record) -> float | None:
         """The value in one record; None where it was not measured."""

@@ -45,6 +45,9 @@ def run_study(
     Interrupted, it goes on with `resume=True`: finished runs are kept, an unfinished one starts from its newest
     whole checkpoint. Models and data are loaded once for all runs.
 
+    Launched as several processes (accelerate, torchrun), all of them call this and get the comparison, and train
+    every run together; the first one alone writes, reports and shows progress. A run that fails then ends the study.
+
     Args:
         study: What to run.
         folder: Where to.
@@ -80,9 +83,10 @@ def run_opened(
         report: Is told each run's outcome.
         shared: Keyword arguments of every student's run, in place of loading what the runs name.
     """
-    from abkd.engine import environment, load_result
+    from abkd.engine import environment, is_main, load_result, on_main
 
-    atomic_write_json(place / "environment.json", environment())
+    on_main(lambda: atomic_write_json(place / "environment.json", environment()))
+    progress = progress and is_main()
     work, settled = study.work(place, progress), study.settled(place)
     runs = {place / each.folder: settled[each.method][each.seed] for each in plan(study.methods, study.seeds)}
     if study.teacher is not None:
@@ -107,7 +111,7 @@ def run_opened(
 
         if study.teacher is not None:
             result = run("teacher", place / TEACHER)
-            if teacher_ready is not None:
+            if teacher_ready is not None and is_main():
                 teacher_ready(result)
         return compare(
             study.methods, study.seeds, record, place, columns=study.columns(), note=study.note(), report=report
