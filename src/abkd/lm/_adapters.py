@@ -44,6 +44,19 @@ def load_model(
     return (model if adapter is None else with_adapter(model, adapter, merge=merge)).eval()
 
 
+def config_of(name: str | os.PathLike[str]) -> Any | None:
+    """The config of the model that `load_model` would load, without its weights; None where there is none to read."""
+    with needed("transformers", "lm"):
+        from transformers import AutoConfig
+
+    if (Path(name) / "adapter_config.json").is_file():
+        name = _base_of(name)
+    try:
+        return AutoConfig.from_pretrained(os.fspath(name))
+    except (OSError, ValueError):
+        return None
+
+
 def with_adapter(model: Any, adapter: str | os.PathLike[str], *, merge: bool = True) -> Any:
     """A model with a saved peft adapter: merged into its weights (in place), or beside them.
 

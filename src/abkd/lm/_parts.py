@@ -12,8 +12,9 @@ from typing import Any
 
 from abkd.engine import ProgressBar
 from abkd.errors import InputError, needed
-from abkd.lm._adapters import load_model
+from abkd.lm._adapters import config_of, load_model
 from abkd.lm._data import say
+from abkd.lm._parts_checks import check_rows
 from abkd.lm._seqkd import TeacherText
 from abkd.lm._settings import LmData, LmRun, LmTeacher
 from abkd.lm._smollm2 import smollm2_folder
@@ -89,6 +90,7 @@ def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmPa
     tokenizer = load_tokenizer(chosen.model or teaches.model)
     rows = load_rows(settings.data, tokenizer)
     sets = load_sets(settings, tokenizer)
+    check_rows(settings, rows, sets, tokenizer, config_of(model_path(str(chosen.model or teaches.model))))
     pretrain = None if settings.data.pretrain is None else load_plain_text(settings.data.pretrain)
     teacher = None
     if teaches.model is not None and (cache is None or (chosen.smaller and chosen.model is None)):
@@ -176,7 +178,7 @@ def load_rows(data: LmData, tokenizer: Any) -> dict[str, Any]:
     Raises:
         InputError: rows without responses, or too few.
     """
-    whole = load_instructions(data.train, "train", **_reading(data, tokenizer))
+    whole = load_instructions(data.train, "train", **_reading(data, data.train, tokenizer))
     if data.answers is None and not {"completion", "messages"} & set(whole.column_names):
         raise InputError(f"{data.train}: holds prompts without responses; let the teacher write them: data.answers")
     order = list(range(len(whole)))
@@ -186,7 +188,7 @@ def load_rows(data: LmData, tokenizer: Any) -> dict[str, Any]:
         if wanted is None:
             continue
         if isinstance(wanted, str):
-            found[name] = load_instructions(wanted, "validation", **_reading(data, tokenizer))
+            found[name] = load_instructions(wanted, "validation", **_reading(data, wanted, tokenizer))
             continue
         count = wanted if isinstance(wanted, int) else max(round(wanted * len(whole)), 1)
         found[name] = whole.select(sorted(order[:count]))
@@ -237,13 +239,13 @@ def load_plain_text(name: str) -> Any:
         raise InputError(f"{name}: no plain text could be read from there ({error})") from error
 
 
-def _reading(data: LmData, tokenizer: Any) -> dict[str, Any]:
+def _reading(data: LmData, name: str, tokenizer: Any) -> dict[str, Any]:
     return {
         "template": data.template,
         "tokenizer": tokenizer,
         "max_prompt_length": data.max_prompt_length,
         "drop_empty": data.drop_empty,
-        "root": _root(data, data.train),
+        "root": _root(data, name),
     }
 
 

@@ -170,7 +170,7 @@ class _Judge:
             self.parts.tokenizer,
             self.parts.sets,
             seeds=wanted.seeds,
-            decoding=Decoding(max_new_tokens=wanted.max_new_tokens),
+            decoding=self.settings.decoding(),
             batch_size=wanted.batch_size,
             folder=folder,
             progress=False,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from abkd.errors import InputError, nearest
+from abkd.lm._decoding import Decoding
 
 Part = TypeVar("Part")
 
@@ -74,7 +75,8 @@ class LmData:
         train_size: at most so many of the rest are trained on.
         split_seed: of the order in which rows are held out.
         template: "alpaca", "chat" or "plain".
-        max_prompt_length: tokens; longer prompts are shortened inside their template.
+        max_prompt_length: tokens; longer prompts, those of test sets too, are shortened inside their template. None
+            shortens none.
         root: the folder of MiniLLM's data; None takes them from the hub.
         drop_empty: leave rows with empty responses out.
         answers: how the teacher writes the responses (generation_temperature, top_p, max_new_tokens), once and
@@ -148,6 +150,10 @@ class LmRun:
     evaluation: LmEvaluation = field(default_factory=LmEvaluation)
     training: Mapping[str, Any] = field(default_factory=_nothing)
     seed: int = 0
+
+    def decoding(self) -> Decoding:
+        """How the finished student answers the test sets: the published decoding, of the lengths that are set here."""
+        return Decoding(max_new_tokens=self.evaluation.max_new_tokens, max_prompt_length=self.data.max_prompt_length)
 
     def to_dict(self) -> dict[str, Any]:
         """The run as nested dicts, lists, strings, numbers and None, with `task: lm`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from abkd.errors import InputError, nearest
+from abkd.lm._decoding import Decoding
 
 ROUGE_L = "rouge_l"
 """The metric's name, for `select_by`."""
@@ -28,6 +29,30 @@ class ValidationTexts:
         for name, value in (("size", 1 if self.size is None else self.size), ("max_new_tokens", self.max_new_tokens)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"validation_texts.{name}: expected a whole number of at least 1, got {value!r}")
+
+    def decoding(self) -> Decoding:
+        """The published development runs' decoding; prompts are taken as the trainer has them."""
+        return Decoding(max_new_tokens=self.max_new_tokens, no_repeat_ngram_size=0, max_prompt_length=None)
+
+
+def check_validation_prompts(dataset: Any, settings: ValidationTexts, tokenizer: Any, config: Any) -> None:
+    """The student can take all prompts of `dataset` and has positions left for its answers.
+
+    Args:
+        dataset: rows of prompts (their answers may not be there yet) or of messages.
+        settings: how many rows, and how long an answer may be.
+        tokenizer, config: the student's.
+
+    Raises:
+        InputError: it cannot or has not.
+    """
+    from abkd.lm.evaluation._responses import check_prompts
+
+    column = "prompt" if "prompt" in dataset.column_names else "messages"
+    prompts = list(dataset[column])[: settings.size]
+    if column == "messages":
+        prompts = [messages[:-1] for messages in prompts]
+    check_prompts(prompts, tokenizer, settings.decoding(), config, "validation_texts")
 
 
 def validation_texts_of(settings: Mapping[str, Any]) -> ValidationTexts:
@@ -55,17 +80,18 @@ class ValidationWriter:
         settings: how many, and how long.
 
     Raises:
-        InputError: no such rows.
+        InputError: no such rows, or prompts that leave the student no positions to answer.
         MissingPackageError: rouge-score is not installed.
     """
 
     def __init__(self, trainer: Any, dataset: Any, settings: ValidationTexts) -> None:
-        from abkd.lm.evaluation import Decoding, RougeL
+        from abkd.lm.evaluation import RougeL
 
         self._trainer = trainer
-        self._decoding = Decoding(max_new_tokens=settings.max_new_tokens, no_repeat_ngram_size=0)
+        self._decoding = settings.decoding()
         self._rouge = RougeL()
         self._pairs = _pairs(dataset, settings.size)
+        check_validation_prompts(dataset, settings, trainer.processing_class, trainer.model.config)
 
     def score(self) -> tuple[float, int]:
         """The sum of ROUGE-L (0 to 100) over this rank's texts, and their number."""

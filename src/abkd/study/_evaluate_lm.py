@@ -78,6 +78,7 @@ def evaluate_texts(
     size: int | None = None,
     seeds: tuple[int, ...] | None = None,
     max_new_tokens: int = 256,
+    max_prompt_length: int = 256,
     batch_size: int = 16,
     progress: bool = True,
 ) -> Any:
@@ -93,11 +94,12 @@ def evaluate_texts(
         size: only the first so many rows of each set.
         seeds: of the sampling; the published five if None.
         max_new_tokens: of a response.
+        max_prompt_length: tokens; longer prompts are shortened inside their template.
         batch_size: prompts at a time.
         progress: show bars.
 
     Raises:
-        InputError: no model there, or a set that cannot be read.
+        InputError: no model there, a set that cannot be read, or a prompt in one that is too long.
     """
     from abkd.lm import (
         LmData,
@@ -128,7 +130,7 @@ def evaluate_texts(
         tokenizer,
         sets,
         seeds=seeds or SEEDS,
-        decoding=Decoding(max_new_tokens=max_new_tokens),
+        decoding=Decoding(max_new_tokens=max_new_tokens, max_prompt_length=max_prompt_length),
         batch_size=batch_size,
         folder=output,
         progress=progress,

@@ -21,7 +21,7 @@ def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def fit_prompts(dataset: Any, tokenizer: Any, max_length: int) -> Any:
+def fit_prompts(dataset: Any, tokenizer: Any, max_length: int, *, name: str = "") -> Any:
     """A data set whose prompts have at most `max_length` tokens each, template included.
 
     A longer prompt has the end of its input cut, then the end of its instruction; of messages, the end of the last
@@ -31,6 +31,7 @@ def fit_prompts(dataset: Any, tokenizer: Any, max_length: int) -> Any:
         dataset: with a column `prompt`, and `instruction` and `input` where the prompt was made from them.
         tokenizer: that counts.
         max_length: in tokens.
+        name: of the data set, for messages.
 
     Raises:
         InputError: no such column, or a prompt that is too long and has no part known to be cut.
@@ -38,10 +39,10 @@ def fit_prompts(dataset: Any, tokenizer: Any, max_length: int) -> Any:
     if "prompt" not in dataset.column_names:
         raise InputError(f"expected a column prompt, found {', '.join(dataset.column_names)}")
     prompts: list[Prompt] = list(dataset["prompt"])
-    cut = 0
+    cut, where = 0, f"{name}, " if name else ""
     for index, prompt in enumerate(prompts):
         if len(prompt_ids(tokenizer, prompt)) > max_length:
-            prompts[index] = fitted(prompt, dataset[index], tokenizer, max_length, f"row {index + 1}")
+            prompts[index] = fitted(prompt, dataset[index], tokenizer, max_length, f"{where}row {index + 1}")
             cut += 1
     if not cut:
         return dataset

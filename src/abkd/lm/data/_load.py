@@ -45,7 +45,7 @@ def load_instructions(
             Rows of messages, and prompts that are not of the Alpaca template, stay what they are.
         tokenizer: needed for "chat" (it is checked to have a template) and for `max_prompt_length`.
         max_prompt_length: tokens; a longer prompt has its input, then its instruction, cut at the end, never the
-            template.
+            template. Dialogues stay whole: in training `max_length` cuts them.
         answers: of Vicuna's layout, a file or several; each gives one more reference to every question.
         root: the folder of MiniLLM's data, where the five test sets are then taken from instead of the hub.
         size: only the first so many rows.
@@ -72,8 +72,8 @@ def load_instructions(
         import datasets
 
     dataset = datasets.Dataset.from_list(rows)
-    if max_prompt_length is not None:
-        dataset = fit_prompts(dataset, tokenizer, max_prompt_length)
+    if max_prompt_length is not None and "prompt" in dataset.column_names:
+        dataset = fit_prompts(dataset, tokenizer, max_prompt_length, name=found.where)
     return dataset
 
 

@@ -14,7 +14,7 @@ from abkd.errors import InputError
 from abkd.lm._decoding import Decoding
 from abkd.lm.data import fit_prompts
 from abkd.lm.evaluation._held_out import held_out as measure_held_out
-from abkd.lm.evaluation._responses import Response, write_responses
+from abkd.lm.evaluation._responses import Response, check_prompts, write_responses
 from abkd.lm.evaluation._result import EvaluationResult, SeedResult, SetResult
 from abkd.lm.evaluation._scores import RougeL, exact_match
 from abkd.storage import atomic_write_json, atomic_write_text, read_json
@@ -58,8 +58,8 @@ def evaluate(
         progress: show bars.
 
     Raises:
-        InputError: sets without the needed columns, no seed or one twice, a teacher without `held_out`, or a folder
-            of another evaluation.
+        InputError: sets without the needed columns or with prompts that are too long, no seed or one twice, a teacher
+            without `held_out`, or a folder of another evaluation.
     """
     decoding = decoding or Decoding()
     if not seeds or len(set(seeds)) != len(seeds):
@@ -68,7 +68,7 @@ def evaluate(
         raise InputError("a teacher is compared on held-out rows: give held_out as well")
     if not sets and held_out is None:
         raise InputError("nothing to evaluate on: give sets, or held_out")
-    rows = {name: _rows(name, dataset, tokenizer, decoding) for name, dataset in sets.items()}
+    rows = {name: rows_to_answer(name, dataset, tokenizer, decoding, model.config) for name, dataset in sets.items()}
     kept = None if folder is None else _Folder(Path(folder), _identity(model, rows, decoding, batch_size))
     found: dict[str, SetResult] = {}
     for name, (prompts, references) in rows.items():
@@ -92,8 +92,22 @@ def evaluate(
     return result
 
 
-def _rows(name: str, dataset: Any, tokenizer: Any, decoding: Decoding) -> tuple[list[Any], list[list[str]]]:
-    """Prompts and references of a set."""
+def rows_to_answer(
+    name: str, dataset: Any, tokenizer: Any, decoding: Decoding, config: Any = None
+) -> tuple[list[Any], list[list[str]]]:
+    """Prompts and references of a set; the prompts are shortened where they are too long.
+
+    Args:
+        name: of the set, for messages.
+        dataset: as for `evaluate`.
+        tokenizer: the model's.
+        decoding: how long prompts and responses may be.
+        config: of the model that is to answer; None where it is not known.
+
+    Raises:
+        InputError: other columns, a row without reference, a prompt that cannot be shortened, or one that leaves the
+            model no positions to answer.
+    """
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list) or len(dataset) == 0:
         raise InputError(f"{name}: expected a datasets.Dataset with at least one row")
@@ -109,8 +123,11 @@ def _rows(name: str, dataset: Any, tokenizer: Any, decoding: Decoding) -> tuple[
         if not texts:
             raise InputError(f"{name}, row {number}: no reference")
     if decoding.max_prompt_length is not None:
-        dataset = fit_prompts(dataset, tokenizer, decoding.max_prompt_length)
-    return list(dataset["prompt"]), references
+        dataset = fit_prompts(dataset, tokenizer, decoding.max_prompt_length, name=name)
+    prompts = list(dataset["prompt"])
+    if config is not None:
+        check_prompts(prompts, tokenizer, decoding, config, name)
+    return prompts, references
 
 
 def _from_messages(name: str, dataset: Any) -> Any:

@@ -78,6 +78,22 @@ def write_responses(
     return found
 
 
+def check_prompts(prompts: Sequence[Any], tokenizer: Any, decoding: Decoding, config: Any, name: str) -> None:
+    """A model can take all prompts whole and has positions left for its answers.
+
+    Args:
+        prompts: texts, or lists of messages.
+        tokenizer: the model's.
+        decoding: how long a response may be.
+        config: the model's.
+        name: of the prompts, for messages.
+
+    Raises:
+        InputError: it cannot or has not.
+    """
+    check_lengths(config, [prompt_ids(tokenizer, prompt) for prompt in prompts], decoding.max_new_tokens, name)
+
+
 def _response(tokens: list[int], tokenizer: Any, ends: Sequence[int]) -> Response:
     finished = bool(tokens) and tokens[-1] in ends
     text = tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True)

@@ -1,0 +1,153 @@
+"""What a language run is told before it trains: rows that are tested on, and texts without room."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_toys
+import pytest
+
+from abkd.errors import InputError
+from abkd.lm import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher, load_parts, load_rows
+from abkd.lm._adapters import config_of
+from abkd.lm.data import load_instructions
+from abkd.lm.evaluation import Decoding, evaluate
+from abkd.study import evaluate_texts
+
+LONG = " ".join(lm_toys.sentences()[:6])
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def tasks(what: str, count: int) -> list[dict[str, str]]:
+    return [{"instruction": f"{what} {i}", "context": "", "response": f"Answer {i}"} for i in range(count)]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, student_folder: Path, teacher_folder: Path) -> LmRun:
+    return LmRun(
+        student=LmStudent(str(student_folder)),
+        data=LmData(write(tmp_path / "rows.jsonl", tasks("Train", 8)), validation=2, max_prompt_length=300),
+        teacher=LmTeacher(str(teacher_folder)),
+        evaluation=LmEvaluation(sets=(write(tmp_path / "tested.jsonl", tasks("Tested", 4)),), max_new_tokens=8),
+    )
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """That a run is refused for a reason, before any model is loaded."""
+    monkeypatch.setattr("abkd.lm._parts.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+
+    def check(settings: LmRun, match: str) -> None:
+        with pytest.raises(InputError, match=match):
+            load_parts(settings, tmp_path / "unused", progress=False)
+
+    return check
+
+
+def test_the_epoch_is_not_chosen_by_what_is_tested(settings: LmRun, tmp_path: Path, refused: Any) -> None:
+    file = write(tmp_path / "folder" / "valid.jsonl", tasks("Held out", 5))
+    evaluation = replace(settings.evaluation, sets=(str(tmp_path / "folder"),))
+    for validation in (file, str(tmp_path / "folder")):
+        run = replace(settings, data=replace(settings.data, validation=validation), evaluation=evaluation)
+        refused(run, r"data\.validation: its rows are those of the test set 'folder'")
+        refused(replace(run, evaluation=replace(evaluation, size=2)), "its rows are those of the test set")
+    write(tmp_path / "chat.jsonl", lm_toys.dialogues(4).to_list())
+    chat = str(tmp_path / "chat.jsonl")
+    run = replace(settings, data=replace(settings.data, validation=chat), evaluation=replace(evaluation, sets=(chat,)))
+    refused(run, "its rows are those of the test set 'chat'")
+
+
+def test_the_published_data_pass(settings: LmRun, tmp_path: Path) -> None:
+    write(tmp_path / "root" / "dolly" / "raw.jsonl", tasks("Raw", 1003))
+    write(tmp_path / "root" / "dolly" / "valid.jsonl", tasks("Tested", 500))
+    data = replace(settings.data, train="dolly", validation="dolly", root=str(tmp_path / "root"))
+    run = replace(settings, data=data, evaluation=replace(settings.evaluation, sets=("dolly",)))
+    parts = load_parts(run, tmp_path / "unused", progress=False)
+    assert (len(parts.train), len(parts.validation), len(parts.sets["dolly"])) == (3, 1000, 500)
+
+
+def test_the_folder_of_minillms_data_is_for_its_own_names(tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path / "root" / "dolly" / "raw.jsonl", tasks("Raw", 1003))
+    mine, root = write(tmp_path / "mine.jsonl", tasks("Mine", 4)), str(tmp_path / "root")
+    rows = load_rows(LmData("dolly", validation=mine, root=root, max_prompt_length=None), tokenizer)
+    assert (len(rows["train"]), rows["validation"]["instruction"][0]) == (3, "Mine 0")
+    rows = load_rows(LmData(mine, validation="dolly", root=root, max_prompt_length=None), tokenizer)
+    assert (len(rows["train"]), len(rows["validation"])) == (4, 1000)
+
+
+def test_prompts_of_test_sets_are_as_long_as_the_recipe_says(settings: LmRun, tmp_path: Path, refused: Any) -> None:
+    own = write(tmp_path / "own.jsonl", [{"prompt": "x", "output": "y"}, {"prompt": LONG, "output": "y"}])
+    run = replace(settings, evaluation=replace(settings.evaluation, sets=(own,)))
+    short = replace(run, data=replace(run.data, max_prompt_length=200))
+    refused(short, r"evaluation\.sets: own, row 2: its prompt has more than 200 tokens.*max_prompt_length")
+    longer = replace(run, data=replace(run.data, max_prompt_length=490))
+    refused(
+        replace(longer, evaluation=replace(longer.evaluation, max_new_tokens=400)),
+        r"evaluation\.sets: own, prompt 2 has \d+ tokens, and with max_new_tokens=400 outgrows the model's 512",
+    )
+    assert longer.decoding() == Decoding(max_new_tokens=8, max_prompt_length=490)
+
+
+def test_a_sound_set_of_long_prompts_passes(settings: LmRun, tmp_path: Path) -> None:
+    own = write(tmp_path / "own.jsonl", [{"prompt": LONG, "output": "y"}])
+    for most in (490, None):
+        data = replace(settings.data, max_prompt_length=most)
+        run = replace(settings, data=data, evaluation=replace(settings.evaluation, sets=(own,)))
+        parts = load_parts(run, tmp_path / "unused", progress=False)
+        assert list(parts.sets["own"]["prompt"]) == [LONG]
+
+
+@pytest.mark.parametrize("asked", [{"select_by": "rouge_l"}, {"validation_texts": {"max_new_tokens": 400}}])
+def test_validation_texts_have_room(settings: LmRun, asked: dict[str, Any], tmp_path: Path, refused: Any) -> None:
+    own = write(tmp_path / "own.jsonl", [{"prompt": LONG, "output": "y"}])
+    data = replace(settings.data, validation=own, max_prompt_length=None)
+    fault = r"validation_texts, prompt 1 has .* outgrows the model's 512"
+    refused(replace(settings, data=data, training=asked), fault)
+    unanswered = write(tmp_path / "prompts.jsonl", [{"prompt": LONG}, {"prompt": LONG + "!"}])
+    data = replace(data, train=unanswered, validation=1, answers={"max_new_tokens": 4})
+    refused(replace(settings, data=data, training=asked), fault)
+
+
+def test_a_trainer_tells_it_before_the_first_step(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    rows = datasets.Dataset.from_list([{"prompt": LONG, "completion": "y"}])
+    options: dict[str, Any] = {"eval_dataset": rows, "max_length": 500, "validation_texts": {"max_new_tokens": 300}}
+    options["eval_strategy"] = "steps"
+    with pytest.raises(InputError, match="validation_texts, prompt 1 has"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, **options)
+
+
+def test_an_evaluation_tells_it_before_the_first_text(student: Any, tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": text, "references": ["y"]} for text in ("x", LONG)]
+    sets = {name: datasets.Dataset.from_list(part) for name, part in (("short", rows[:1]), ("long", rows[1:]))}
+    decoding = Decoding(max_new_tokens=400, max_prompt_length=None)
+    with pytest.raises(InputError, match="long, prompt 1 has"):
+        evaluate(student, tokenizer, sets, seeds=(1,), decoding=decoding, folder=tmp_path / "e", progress=False)
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_saved_model_answers_longer_prompts_if_told(student_folder: Path, tmp_path: Path) -> None:
+    own = write(tmp_path / "own.jsonl", [{"prompt": LONG, "output": "y"}])
+    options: dict[str, Any] = {"seeds": (1,), "max_new_tokens": 4, "progress": False}
+    with pytest.raises(InputError, match="raise max_prompt_length"):
+        evaluate_texts(str(student_folder), (own,), max_prompt_length=100, **options)
+    result = evaluate_texts(str(student_folder), (own,), max_prompt_length=490, **options)
+    assert len(result.sets["own"].seeds[0].responses) == 1
+
+
+def test_dialogues_are_taken_whole(tmp_path: Path, tokenizer: Any) -> None:
+    file = write(tmp_path / "chat.jsonl", lm_toys.dialogues(4).to_list())
+    assert len(load_instructions(file, tokenizer=tokenizer, max_prompt_length=3)) == 4
+
+
+def test_a_config_without_weights(student_folder: Path, tmp_path: Path) -> None:
+    assert config_of(student_folder).max_position_embeddings == 512
+    assert config_of(tmp_path) is None
