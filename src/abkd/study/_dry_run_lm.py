@@ -36,7 +36,7 @@ _TEMPLATE = (
     "{{ message['content'] }}<eos>{% endgeneration %}{% else %}<user>{{ message['content'] }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<bot>{% endif %}"
 )
-# What asks for an accelerator, or decides how long the real run is.
+# What asks for an accelerator, or decides how long the real run or its texts are.
 _LEFT_OUT = (
     "bf16",
     "fp16",
@@ -52,6 +52,7 @@ _LEFT_OUT = (
     "save_steps",
     "eval_on_start",
     "dataloader_num_workers",
+    "max_new_tokens",
 )
 
 
@@ -168,7 +169,7 @@ def _short(settings: LmRun) -> LmRun:
         "bf16": False,
     }
     if training.get("select_by") == "rouge_l" or training.get("validation_texts") is not None:
-        training["validation_texts"] = {"max_new_tokens": _TOKENS}
+        training["validation_texts"] = {**(training.get("validation_texts") or {}), "max_new_tokens": _TOKENS}
     lora = settings.student.lora
     student = replace(
         settings.student,
@@ -180,21 +181,28 @@ def _short(settings: LmRun) -> LmRun:
         dtype="float32",
         lora=None if lora is None else {**lora, "target_modules": "all-linear"},
     )
-    text = settings.student_text
     return replace(
         settings,
         student=student,
-        student_text=_brief(text, settings.method, "student_text"),
-        teacher_text=_brief(settings.teacher_text, settings.method, "teacher_text"),
+        student_text=_brief(settings, "student_text", "lmbda"),
+        teacher_text=_brief(settings, "teacher_text", "seq_kd"),
         evaluation=replace(settings.evaluation, seeds=(1,), max_new_tokens=_TOKENS, sample_tokens=_TOKENS, samples=1),
         training=training,
     )
 
 
-def _brief(text: Any, method: str, which: str) -> Any:
-    """Settings of written text, with few tokens; None where nothing is written."""
+def _brief(settings: LmRun, which: str, asked: str) -> Any:
+    """Settings of written text, with few tokens and by transformers; None where nothing is written.
+
+    Args:
+        settings: the run.
+        which: "student_text" or "teacher_text".
+        asked: the key of `training` that asks for such text as well.
+    """
     from abkd.lm import METHODS
 
-    if text is None and not getattr(METHODS[method], which):
+    text = getattr(settings, which)
+    writes = settings.training.get(asked, getattr(METHODS[settings.method], which))
+    if text is None and not writes:
         return None
-    return {**(text or {}), "max_new_tokens": _TOKENS}
+    return {**{key: value for key, value in (text or {}).items() if key != "vllm"}, "max_new_tokens": _TOKENS}
