@@ -41,7 +41,8 @@ def check_validation_prompts(dataset: Any, settings: ValidationTexts, tokenizer:
     Args:
         dataset: rows of prompts (their answers may not be there yet) or of messages.
         settings: how many rows, and how long an answer may be.
-        tokenizer, config: the student's.
+        tokenizer: the student's.
+        config: the student's.
 
     Raises:
         InputError: it cannot or has not.
