@@ -81,6 +81,11 @@ def test_the_plain_bucket_is_no_bound_above_degree_one_and_refused() -> None:
         divergence_loss(student, SparseTargets.from_logits(teacher, 3), AlphaBeta(1, 1))
     with pytest.raises(abkd.InputError, match="refused"):
         divergence_loss(student, SparseTargets.from_logits(teacher, 3), abkd.SquaredEuclidean(), tail="bucket")
+    lower = SparseTargets.from_logits(teacher, 3, power=0.9)  # tighter than the bucket, so taken where it is there
+    by_default, bucket, powered = (
+        float(divergence_loss(student, lower, D, tail=tail)) for tail in (None, "bucket", "power-bucket")
+    )
+    assert bucket < by_default == powered <= float(divergence_loss(student, teacher, D))
     targets = SparseTargets.from_logits(teacher, 3, power=2.0)
     torch.testing.assert_close(
         divergence_loss(student, targets, AlphaBeta(1, 1)),

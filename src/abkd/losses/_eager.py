@@ -59,8 +59,8 @@ def divergence_loss(
         support: what a class means that only one model rules out. "strict": it counts, and an infinite divergence
             is an error. "shared": both distributions are restricted to the classes that both allow, and renormalised.
             Sparse targets know only "strict".
-        tail: what becomes of the tail of sparse targets: "bucket" (None: the same, or "power-bucket" where alpha + beta
-            is above 1 and the targets allow it), "power-bucket", "renormalise" or "proportional".
+        tail: what becomes of the tail of sparse targets: "bucket" (None: the same, or "power-bucket" where the
+            targets have the power alpha + beta), "power-bucket", "renormalise" or "proportional".
 
     Returns:
         Nats, in float32 (float64 for float64 logits): a scalar, or (...) with reduction "none".

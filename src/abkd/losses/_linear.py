@@ -97,7 +97,8 @@ def linear_divergence_loss(
         num_items_in_batch: divides both sums instead, as in `divergence_loss`.
         log_floor: as in `divergence_loss`.
         support: as in `divergence_loss`; sparse targets know only "strict".
-        tail: what becomes of the tail of sparse targets; None for "bucket". See `docs/sparse-teachers.md`.
+        tail: what becomes of the tail of sparse targets; None for "bucket", or "power-bucket" where they have the power
+            for it. See `docs/sparse-teachers.md`.
         logit_scale: multiplies the student's logits (the teacher has its own in `HiddenTargets`).
         softcap: then caps them, `softcap * tanh(logits / softcap)`.
         vocabulary: the true number of tokens of both models; classes beyond it are padding and left out of the

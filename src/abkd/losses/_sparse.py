@@ -114,7 +114,7 @@ def checked_form(
     have_power = targets.power is not None and s is not None and bool(((s - targets.power).abs() < 1e-6).all())
     power = 1.0
     if tail is None:
-        tail = "power-bucket" if above_one and have_power else "bucket"
+        tail = "power-bucket" if have_power else "bucket"
     remedy = (
         "keep log sum_tail p^s with the targets (SparseTargets.from_logits(..., power=s)) and use tail='power-bucket', "
         "or tail='renormalise' or 'proportional', which are biased"
