@@ -105,6 +105,29 @@ def test_what_is_remembered_by_hand(monkeypatch: Any, single_step: bool, normali
     torch.testing.assert_close(moment["future"], torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-7)
 
 
+def test_whitened_futures_have_no_mean_and_no_unit() -> None:
+    text, head = text_of(), torch.eye(7, dtype=torch.float64)
+    student, targets = Predictions(text["student"], head), DenseTargets(text["teacher"])
+    found = [
+        remember(student, targets, text["labels"], text["keep"], PolicyGradient(whiten=whiten), 0.2)
+        for whiten in (False, True)
+    ]
+    plain, white = (moment["future"] for moment in found)
+    torch.testing.assert_close(white, (plain - plain.mean()) / plain.std())
+    torch.testing.assert_close(found[0]["weight"], found[1]["weight"])
+    alone = {"student": text["student"][:1], "teacher": text["teacher"][:1], "labels": text["labels"][:1]}
+    keep = torch.tensor([[True]])
+    one = remember(
+        Predictions(alone["student"], head),
+        DenseTargets(alone["teacher"]),
+        alone["labels"],
+        keep,
+        PolicyGradient(whiten=True),
+        0.0,
+    )
+    assert bool(one["future"].isfinite().all())
+
+
 def plain_logs(student: Predictions, labels: torch.Tensor) -> torch.Tensor:
     return student.logits().log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
@@ -182,6 +205,9 @@ def test_texts_serve_as_many_steps_as_epochs(tmp_path: Path, tokenizer: Any, stu
         ({"method_settings": {"clip": 0.0}}, "clip"),
         ({"method_settings": {"epochs": 0}}, "epochs"),
         ({"divergence": "forward_kl"}, "policy gradient"),
+        ({"kd_weight": 0.0}, "kd_weight"),
+        ({"temperature": {"from": 1.0, "to": 2.0}}, "temperature 1"),
+        ({"method_settings": {"whiten": 1}}, "whiten: expected true or false"),
     ],
 )
 def test_what_a_policy_gradient_refuses(

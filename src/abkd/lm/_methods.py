@@ -122,11 +122,12 @@ _ALL = (
     Method(
         "minillm",
         "MiniLLM",
-        "Reverse KL of whole sequences by policy gradient, on text that student and teacher sample together.",
+        "Reverse KL of whole sequences by policy gradient, on text that student and teacher sample together; each "
+        "text serves 4 steps, so an epoch writes to every fourth prompt.",
         _MINILLM,
         {"name": "reverse_kl"},
         student_text={"share": 1.0, "teacher_mix": 0.2},
-        settings={"clip": 0.2, "epochs": 4, "length_normalised": True, "single_step": True},
+        settings={"clip": 0.2, "epochs": 4, "length_normalised": True, "single_step": True, "whiten": False},
     ),
     Method(
         "distillm",

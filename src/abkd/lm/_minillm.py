@@ -2,12 +2,14 @@
 
 The gradient of KL(q || p) over sequences is split as in the paper's section 2.2 into a single-step part, which is
 the full reverse KL at each token, and a long-range part, which pushes each sampled token by what came after it.
+The published code departs from these formulas: there the long-range part counts the token's own reward too and is
+whitened, ratio and importance weight are clipped as one factor, and the single-step part has no importance weight.
 Legend: B texts, S tokens, N response tokens of the batch in row-major order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,23 +31,27 @@ class PolicyGradient:
 
     Attributes:
         clip: the ratio of the present to the sampling student is clipped to 1 - clip .. 1 + clip (PPO), above 0.
-        epochs: optimiser steps that each batch of texts serves, at least 1.
+        epochs: optimiser steps that each batch of texts serves, at least 1. The batches of prompts that come up in
+            the other steps are passed over, so of an epoch of the data one prompt in `epochs` is written to.
         length_normalised: what came after a token is averaged over its length, not summed (paper, eq. 6).
         single_step: take the full reverse KL at each token in place of the sampled token's own reward (eq. 4); it
             lowers the variance.
+        whiten: what came after a token is shifted and scaled to mean 0 and variance 1 over the tokens of a batch, as
+            in the published code; the paper does not. It makes the push independent of how far the models are apart.
     """
 
     clip: float = 0.2
     epochs: int = 4
     length_normalised: bool = True
     single_step: bool = True
+    whiten: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.clip, bool) or not self.clip > 0:
             raise InputError(f"method_settings.clip: expected a number above 0, got {self.clip!r}")
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
             raise InputError(f"method_settings.epochs: expected a whole number of at least 1, got {self.epochs!r}")
-        for name in ("length_normalised", "single_step"):
+        for name in ("length_normalised", "single_step", "whiten"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"method_settings.{name}: expected true or false, got {getattr(self, name)!r}")
 
@@ -66,7 +72,8 @@ def remember(
 
     Returns:
         `log_q` (N,): the student's log-probabilities then. `weight` (N,): importance weights q / ((1 - m) q + m p).
-        `future` (N,): rewards log p - log q of the tokens after each (with it, without `single_step`), nats.
+        `future` (N,): rewards log p - log q of the tokens after each (with it, without `single_step`), nats; with
+        `whiten` without unit.
     """
     log_q, log_p = _label_logs(student, labels), _teacher_logs(targets, labels, student)
     weight = (log_q - mixture(log_q, log_p, mix)).exp()
@@ -79,7 +86,11 @@ def remember(
         following, lengths = following - rewards, lengths - 1
     if settings.length_normalised:
         following = following / lengths.clamp(min=1)
-    return {"log_q": log_q, "weight": weight, "future": following[keep]}
+    future = following[keep]
+    if settings.whiten and len(future) > 1:
+        variance, mean = torch.var_mean(future)
+        future = (future - mean) * torch.rsqrt(variance + 1e-8)
+    return {"log_q": log_q, "weight": weight, "future": future}
 
 
 def policy_loss(
@@ -129,17 +140,24 @@ def _teacher_logs(targets: Targets, labels: Tensor, student: Predictions) -> Ten
     return torch.cat(logs)
 
 
-def check_policy_settings(objective: Objective, text: StudentText) -> None:
+def check_policy_settings(moments: Iterable[Objective], text: StudentText) -> None:
     """A policy gradient's importance weights hold for text just sampled as the student speaks, and for nothing else.
 
+    Args:
+        moments: the objective at the start and at the end of the run.
+        text: how the student writes.
+
     Raises:
-        InputError: another sampling, another text, or a temperature in the loss.
+        InputError: another sampling, another text, a temperature in the loss, or nothing of the divergence in it.
     """
     if text.generation_temperature != 1 or text.top_p != 1:
         raise InputError("minillm samples at generation_temperature 1 and top_p 1: its weights hold for that alone")
     if text.share != 1 or text.schedule != "constant" or text.replay:
         raise InputError("minillm trains on text just sampled: leave share at 1, schedule at constant and replay at 0")
-    if objective.temperature != 1 or objective.ce_weight > 0:
+    ends = tuple(moments)
+    if any(objective.kd_weight == 0 for objective in ends):
+        raise InputError("kd_weight multiplies all that minillm minimises: give a number above 0")
+    if any(objective.temperature != 1 or objective.ce_weight > 0 for objective in ends):
         raise InputError(
             "minillm has temperature 1 and no cross-entropy on its own text (ce_weight 0); its LM loss is that on "
             "pretrain_dataset"
