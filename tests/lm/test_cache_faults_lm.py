@@ -161,6 +161,7 @@ def test_another_teacher_tokenizer_or_data_set_is_refused(
         ({"rows": other_rows}, "other data"),
         ({"rows": rows.shuffle(seed=1)}, "another order"),
         ({"top_k": 3}, "another choice of entries"),
+        ({"min_entries": 40}, r"another choice of entries \(.*min_entries"),
         ({"bits": 16}, "another number of bits"),
     ):
         given: dict[str, Any] = {"rows": rows, "teacher": teacher, "tokenizer": tokenizer, **changes}

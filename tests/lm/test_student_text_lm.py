@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import lm_toys
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoTokenizer
 
 from abkd import ForwardKL, divergence_loss
@@ -254,12 +255,16 @@ def test_replay_grows_with_the_run(
     batch = lm_toys.batch_of(trainer)
     trainer.state.max_steps = 100
     fresh: list[int] = []
+    trainer.state.global_step = 99
+    for _ in range(2):  # until the buffer is full
+        assert not trainer._writer._replay.full
+        trainer.prepare_batches([batch])
+    assert len(written) == 8
     for step in range(100):
         trainer.state.global_step = step
         before = len(written)
         trainer.prepare_batches([batch])
         fresh.append(len(written) > before)
-    assert fresh[0]
     assert sum(fresh[:50]) > sum(fresh[50:]) > 0
 
 
@@ -278,12 +283,42 @@ def test_the_adaptive_share_follows_the_validation_loss(
         eval_dataset=lm_toys.instructions(4),
     )
     shares = []
-    for nll in (3.0, 2.9, 2.94, 3.1, 3.3, 3.6, 3.0):
+    for nll in (3.0, 2.5, 3.03, 3.05, 3.08, 3.11, 2.0, 3.12, 3.2):  # above the anchor, however small the steps
         trainer._writer.after_evaluation(nll)
         shares.append(trainer._writer.share)
-    assert shares == pytest.approx([0.0, 0.0, 0.0, 0.4, 0.8, 1.0, 1.0])
+    assert shares == pytest.approx([0.0, 0.0, 0.0, 0.4, 0.4, 0.8, 0.8, 0.8, 1.0])
     with pytest.raises(InputError, match="nll"):
         trainer._writer.after_evaluation(None)
+
+
+def test_the_first_anchor_is_the_loss_before_training(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    trainer = own_trainer(
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        method="distillm",
+        student_text={"share": 0.2, "tolerance": 100.0, **SHORT},
+        select_by="nll",
+        eval_strategy="steps",
+        eval_steps=1,
+        eval_dataset=lm_toys.instructions(4),
+    )
+    before = trainer.evaluate()["eval_nll"]
+    trainer.state.log_history.clear()
+    trainer.train()
+    assert trainer._writer._anchor == pytest.approx(before)
+    evaluated = [line for line in trainer.state.log_history if "eval_nll" in line]
+    assert [line["step"] for line in evaluated] == [1, 2, 3]
+    assert {line["eval_student_text_share"] for line in evaluated} == {0.2}
+    assert trainer.best.step > 0
+    trainer._writer.save(tmp_path / "state", 0)
+    trainer._writer._anchor = None
+    trainer._writer.load(tmp_path / "state", 0)
+    trainer.validation_nll = lambda: pytest.fail("a resumed run was evaluated again")
+    trainer.prepare_batches([lm_toys.batch_of(trainer)])
 
 
 def test_prompts_come_from_the_training_split_alone(
@@ -382,6 +417,8 @@ def test_vllm_is_asked_for_and_used_through_trl(
         ({"teacher_mix": 1.0}, "teacher_mix"),
         ({"teacher_mix": 0.2, "vllm": {}}, "vllm"),
         ({"schedule": "adaptive"}, "eval_strategy"),
+        ({"growth": 0.2}, "growth has no effect on a constant share"),
+        ({"tolerance": 0.2}, "tolerance has no effect"),
     ],
 )
 def test_bad_settings(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, settings: Any, message: str) -> None:
@@ -394,10 +431,24 @@ def test_what_does_not_go_with_student_text(tmp_path: Path, tokenizer: Any, stud
         own_trainer(tmp_path, tokenizer, student, teacher, packing=True)
     with pytest.raises(InputError, match="compares nothing"):
         own_trainer(tmp_path, tokenizer, student, teacher, method="sft", student_text={"share": 0.5})
-    trainer = own_trainer(tmp_path, tokenizer, student, teacher, student_text={"max_new_tokens": 600})
-    with pytest.raises(InputError, match="512 positions"):
-        trainer.prepare_batches([lm_toys.batch_of(trainer)])
+    with pytest.raises(InputError, match="completion_only_loss"):
+        own_trainer(tmp_path, tokenizer, student, teacher, completion_only_loss=False)
+    with pytest.raises(InputError, match="kd_weight is 0"):
+        own_trainer(tmp_path, tokenizer, student, teacher, kd_weight=0.0, ce_weight=1.0, student_text={"share": 0.5})
     assert StudentText().share == 1
+
+
+def test_what_texts_ask_of_the_models_is_known_before_training(tmp_path: Path, tokenizer: Any, teacher: Any) -> None:
+    def make(**settings: Any) -> None:
+        own_trainer(tmp_path, tokenizer, lm_toys.tiny_model(seed=1, layers=1), **{"teacher": teacher, **settings})
+
+    with pytest.raises(InputError, match=r"read by the student, prompt 1 .* 512 positions"):
+        make(student_text={"max_new_tokens": 600})
+    short = lm_toys.frozen(lm_toys.tiny_model(seed=2, max_position_embeddings=128))
+    with pytest.raises(InputError, match=r"read by the teacher, .*128 positions"):
+        make(student_text={"max_new_tokens": 120}, teacher=short)
+    with pytest.raises(InputError, match="prompt 1 has no token"):
+        make(train_dataset=Dataset.from_list([{"text": "all of it counts"}]))
 
 
 def test_lmbda_is_the_share(tmp_path: Path) -> None:

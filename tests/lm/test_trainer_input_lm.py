@@ -40,6 +40,14 @@ from abkd.losses import SparseTargets
         ({"use_liger_kernel": True}, "liger"),
         ({"pretrain_weight": -1.0}, "pretrain_weight"),
         ({"method_settings": {"clip": 0.1}}, "has no setting"),
+        ({"max_new_tokens": 8}, "neither student nor teacher writes"),
+        ({"method": "sft", "temperature": 2.0}, "compares nothing, so temperature"),
+        ({"method": "seqkd", "kd_weight": 2.0}, "compares nothing, so temperature and kd_weight"),
+        ({"kd_weight": 0.0}, "the loss is empty"),
+        ({"select_by": "rouge_l"}, "select_by has no effect without evaluations"),
+        ({"select_by": "nll"}, "select_by has no effect without evaluations"),
+        ({"validation_texts": {}}, "validation_texts has no effect without evaluations"),
+        ({"validation_texts": {"sizes": 3}}, "did you mean 'size'"),
     ],
 )
 def test_bad_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -113,6 +121,8 @@ def test_a_template_may_come_from_a_file(tmp_path: Path, student: Any, teacher: 
         tmp_path, tokenizer, student, teacher, train_dataset=lm_toys.dialogues(2), **settings
     )
     assert trainer.train_dataset[0]["labels"].count(tokenizer.eos_token_id) == 2
+    assert trainer.processing_class.chat_template == lm_toys.CHAT_TEMPLATE
+    assert tokenizer.chat_template is None  # the caller's own
 
 
 def test_a_template_without_marks_gives_each_answer_a_row(tmp_path: Path, student: Any, teacher: Any) -> None:
@@ -193,6 +203,43 @@ def test_the_best_weights_are_kept(tmp_path: Path, tokenizer: Any, student: Any,
     assert trainer.best.weights
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"select_by": "nll"},
+        {"validation_texts": {}},
+        {"method": "distillm"},
+    ],
+)
+def test_what_goes_by_one_evaluation_set_refuses_several(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, settings: dict[str, Any]
+) -> None:
+    several = {"one": lm_toys.instructions(4), "other": lm_toys.instructions(4, start=10)}
+    given = {"eval_dataset": several, "eval_strategy": "steps", "eval_steps": 1}
+    with pytest.raises(InputError, match="goes by one evaluation set"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, **given, **settings)
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, max_steps=1, **given)
+    trainer.train()
+    names = {name for line in trainer.state.log_history for name in line if name.endswith("nll")}
+    assert names == {"nll", "eval_one_nll", "eval_other_nll"}
+
+
+def test_cheap_checks_come_before_the_teacher_is_loaded(
+    tmp_path: Path, tokenizer: Any, student: Any, monkeypatch: Any
+) -> None:
+    def make(**settings: Any) -> None:
+        lm_toys.make_trainer(tmp_path, tokenizer, student, str(tmp_path / "nowhere"), **settings)
+
+    with pytest.raises(InputError, match=r"nowhere.*no causal language model could be loaded.*or pass a loaded model"):
+        make()
+    monkeypatch.setattr("abkd.lm._setup.load_teacher", lambda *_: pytest.fail("the teacher was loaded"))
+    with pytest.raises(InputError, match="found question"):
+        make(train_dataset=Dataset.from_list([{"question": "a"}]))
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match="no chat template"):
+        make(train_dataset=lm_toys.dialogues(2))
+
+
 class WholeCache:
     """What a cache gives when it has kept every token: the live teacher's distributions."""
 
@@ -202,6 +249,9 @@ class WholeCache:
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         assert len(tokenizer) == 320
+
+    def check_divergence(self, divergence: Any) -> None:
+        assert divergence.name
 
     def check_dataset(self, dataset: Any) -> None:
         assert "labels" in dataset.column_names
@@ -264,6 +314,17 @@ def test_a_real_cache_teaches_without_the_teacher(tmp_path: Path, tokenizer: Any
             losses = [[line["loss"] for line in one.state.log_history if "loss" in line] for one in (live, trainer)]
             assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     make = lm_toys.make_trainer
+    few = LmCache.build(live.train_dataset, teacher, tokenizer, tmp_path / "few", top_k=50, power=1.2, progress=False)
+    above = {"alpha": 0.8, "beta": {"from": 0.2, "to": 0.6, "until": 0.5}}
+    with pytest.raises(InputError, match=r"alpha \+ beta = 1\.04, .*built with power=1\.2: .*--power 1\.04"):
+        make(tmp_path, tokenizer, lm_toys.tiny_model(), None, teacher_cache=few, **above)
+    make(tmp_path, tokenizer, lm_toys.tiny_model(), None, teacher_cache=few, alpha=0.8, beta=0.4).train()
+    make(tmp_path, tokenizer, lm_toys.tiny_model(), None, teacher_cache=cache, **above)  # all is kept, so no tail
+    odd = lm_toys.tiny_model()
+    odd.lm_head = torch.nn.Sequential(odd.lm_head)
+    odd.lm_head.weight = odd.lm_head[0].weight
+    with pytest.raises(InputError, match=r"needs a student whose hidden states and head .*give teacher_model"):
+        make(tmp_path, tokenizer, odd, None, teacher_cache=cache)
     with pytest.raises(InputError, match="temperature 1"):
         make(tmp_path, tokenizer, lm_toys.tiny_model(), None, teacher_cache=cache, temperature=2.0)
     held_out = lm_toys.instructions(4, start=200)

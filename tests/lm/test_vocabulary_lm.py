@@ -9,6 +9,7 @@ from typing import Any
 import lm_toys
 import pytest
 import torch
+from datasets import Dataset
 
 from abkd import AlphaBeta, divergence_loss
 from abkd.errors import InputError
@@ -59,6 +60,18 @@ def test_padded_models_are_compared_on_the_real_tokens(tmp_path: Path, tokenizer
     torch.testing.assert_close(loss, divergence_loss(*logits, AlphaBeta(0.2, 0.7), mask=mask), rtol=1e-5, atol=1e-7)
     loss.backward()
     assert float(student.get_output_embeddings().weight.grad[320:].abs().max()) == 0
+
+
+def test_a_token_that_one_model_alone_knows_is_named(tmp_path: Path, tokenizer: Any, teacher_folder: Path) -> None:
+    tokenizer.add_tokens(["<mine>"])
+    student = lm_toys.tiny_model(seed=1, layers=1, vocabulary=321)
+    rows = Dataset.from_list([{"prompt": "a", "completion": "b<mine>"}, {"prompt": "a", "completion": "b"}])
+    for name in ("train_dataset", "eval_dataset"):
+        with pytest.raises(InputError, match=rf"{name}: token '<mine>' \(id 320\) is not among the 320"):
+            lm_toys.make_trainer(tmp_path, tokenizer, student, str(teacher_folder), **{name: rows})
+    given = {"train_dataset": rows.select([1])}
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, str(teacher_folder), **given)
+    assert trainer.vocabulary == 320
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path, tokenizer: Any, student: Any, teacher_folder: Path) -> None:

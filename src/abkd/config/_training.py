@@ -50,6 +50,7 @@ _ELSEWHERE_LM = {
     "max_new_tokens": "max_new_tokens of student_text or teacher_text",
     "seq_kd": "method: seqkd",
     "teacher_text": "teacher_text",
+    "teacher_text_folder": "output",
     "teacher_model_init_kwargs": "teacher",
     "model_init_kwargs": "student",
     "disable_tqdm": "the option --quiet",
@@ -128,6 +129,8 @@ def _fit(checked: Mapping[str, Any], path: str, task: str) -> Iterator[str]:
     kind = _config_class(task)
 
     def fault(settings: Mapping[str, Any]) -> str | None:
+        if task == "lm" and {"select_by", "validation_texts"} & {*settings}:  # which need an eval_strategy
+            settings = {"eval_strategy": "epoch", **settings}
         said = fault_of(lambda: kind.from_settings(settings, output_dir="unused"))
         return said and said.removeprefix("training: ")
 

@@ -33,13 +33,14 @@ class DistillationConfig(FromSettings, SFTConfig):
         alpha, beta: short for `divergence={"name": "alpha_beta", "alpha": ..., "beta": ...}`; both or neither.
         temperature, kd_weight: of the divergence; 1 unless given.
         ce_weight: of the cross-entropy on the data set's response tokens; None is the method's.
-        method_settings: further settings of the method (minillm: clip, epochs, length_normalised, single_step).
+        method_settings: further settings of the method (minillm: clip, epochs, length_normalised, single_step, whiten).
         student_text: settings of `StudentText` (share, schedule, replay, ...) over the method's own.
         lmbda: short for `student_text={"share": ...}`, as in TRL.
         max_new_tokens: short for the longest text that the student or the teacher writes, in tokens.
         seq_kd: whether the teacher's completions, written once, replace those of the training data; None is the
             method's (True for seqkd alone).
         teacher_text: how the teacher writes them: generation_temperature, top_p, max_new_tokens.
+        teacher_text_folder: where they are kept, for runs of all seeds; None keeps them in output_dir, for this seed.
         pretrain_weight: of the LM loss on `pretrain_dataset`, where that is given.
         teacher_model_init_kwargs: for `from_pretrained`, where the teacher is given by name. Without a dtype it is
             loaded in its own.
@@ -75,6 +76,7 @@ class DistillationConfig(FromSettings, SFTConfig):
     max_new_tokens: int | None = field(default=None, metadata={"help": "Longest generated completion."})
     seq_kd: bool | None = field(default=None, metadata={"help": "Train on completions of the teacher."})
     teacher_text: dict[str, Any] | None = field(default=None, metadata={"help": "How the teacher writes them."})
+    teacher_text_folder: str | None = field(default=None, metadata={"help": "Where they are kept."})
     pretrain_weight: float = field(default=1.0, metadata={"help": "Weight of the LM loss on plain text."})
     teacher_model_init_kwargs: dict[str, Any] | None = field(
         default=None, metadata={"help": "Keyword arguments to load the teacher with."}
@@ -102,8 +104,9 @@ class DistillationConfig(FromSettings, SFTConfig):
         self.objective()
         self.policy()
         self._check_text()
-        self.teacher_sampling()
+        self._check_lengths_have_use()
         self.validation_writing()
+        self._check_choice()
 
     def method_definition(self) -> Method:
         """The method by its name."""
@@ -121,6 +124,11 @@ class DistillationConfig(FromSettings, SFTConfig):
             raise InputError(f"method {method.name!r} compares nothing, so a divergence would have no effect")
         if divergence is not None and "clip" in method.settings:
             raise InputError(f"method {method.name!r} is a policy gradient of reverse KL: leave the divergence out")
+        if method.divergence is None and (self.temperature != 1 or self.kd_weight != 1):
+            raise InputError(
+                f"method {method.name!r} compares nothing, so temperature and kd_weight would have no effect: leave "
+                "them at 1 (ce_weight scales its cross-entropy)"
+            )
         chosen = method.divergence if divergence is None else divergence
         ce_weight = method.ce_weight if self.ce_weight is None else self.ce_weight
         weights = {"temperature": self.temperature, "ce_weight": ce_weight, "kd_weight": self.kd_weight}
@@ -148,7 +156,13 @@ class DistillationConfig(FromSettings, SFTConfig):
             return None
         if self.max_new_tokens is not None:
             merged["max_new_tokens"] = self.max_new_tokens
-        return student_text_of(merged)
+        found = student_text_of(merged)
+        idle = [name for name in ("growth", "tolerance") if name in given and found.schedule == "constant"]
+        if idle:
+            raise InputError(
+                f"student_text.{idle[0]} has no effect on a constant share: set schedule to 'adaptive', or leave it out"
+            )
+        return found
 
     def teacher_sampling(self) -> Sampling | None:
         """How the teacher writes the completions; None if it does not.
@@ -211,7 +225,8 @@ class DistillationConfig(FromSettings, SFTConfig):
         text = self.student_sampling()
         if text is None:
             raise InputError(f"method {self.method!r} lives on the student's own text: leave its share at 1")
-        check_policy_settings(self.objective().at(0.0), text)
+        objective = self.objective()
+        check_policy_settings((objective.at(0.0), objective.at(1.0)), text)
         return PolicyGradient(**settings)
 
     def _check_text(self) -> None:
@@ -222,14 +237,38 @@ class DistillationConfig(FromSettings, SFTConfig):
             raise InputError(
                 "the student writes on from each row's prompt, which packing and padding_free hide: leave them off"
             )
+        if self.completion_only_loss is False:
+            raise InputError(
+                "completion_only_loss=False counts every token as response, so no prompt is left to write on from: "
+                "leave it out, or the student's own text"
+            )
+        if not self.objective().needs_teacher:
+            raise InputError("kd_weight is 0, but on the student's own text the divergence is all that is taken")
         adaptive = text.schedule == "adaptive"
-        if adaptive and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+        if adaptive and not self._evaluates():
             raise InputError("an adaptive share of student text is led by the validation loss: set eval_strategy")
         if not adaptive and text.share == 1 and self.objective().uses_labels:
             raise InputError(
                 "ce_weight is above 0, but every batch is the student's own text, on which no cross-entropy is taken: "
                 "lower the share, or leave ce_weight at 0"
             )
+
+    def _check_lengths_have_use(self) -> None:
+        if self.max_new_tokens is not None and self.student_sampling() is None and self.teacher_sampling() is None:
+            raise InputError(
+                f"max_new_tokens has no effect: with method {self.method!r} neither student nor teacher writes text to "
+                "train on (texts of the evaluation have validation_texts['max_new_tokens']): leave it out"
+            )
+
+    def _check_choice(self) -> None:
+        if self._evaluates():
+            return
+        for name in ("select_by", "validation_texts"):
+            if getattr(self, name) is not None:
+                raise InputError(f"{name} has no effect without evaluations: set eval_strategy to 'epoch' or 'steps'")
+
+    def _evaluates(self) -> bool:
+        return str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no"
 
     def _divergence_given(self) -> Mapping[str, Any] | None:
         if (self.alpha is None) != (self.beta is None):

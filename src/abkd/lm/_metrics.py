@@ -102,8 +102,9 @@ def comparison(student: Predictions, labels: Tensor, targets: Targets | None) ->
     Returns:
         `nll`: negative log-likelihood of the labels, nats. `student_entropy`: nats. With a teacher also `agreement`:
         rows on which both prefer the same token; `teacher_mass`: of the teacher's probability, in the student's top
-        10 (from a cached teacher a lower bound: of the tokens it kept). With a teacher that gives whole
-        distributions also `teacher_entropy`, nats, and `forward_kl`, nats, at temperature 1.
+        10 (from a cached teacher a lower bound: of the tokens it kept; without it where the cache is of another
+        temperature than 1). With a teacher that gives whole distributions also `teacher_entropy`, nats, and
+        `forward_kl`, nats. All at temperature 1.
     """
     sums: dict[str, float] = {}
     for start in range(0, len(labels), _BLOCK):
@@ -129,8 +130,11 @@ def _of_teacher(log_q: Tensor, targets: Targets, block: slice) -> dict[str, Tens
     if isinstance(targets, SparseTargets):
         ids, log_p = targets.ids[block], targets.log_probs[block].float()
         best = ids.gather(-1, log_p.masked_fill(ids < 0, -torch.inf).argmax(-1, keepdim=True)).squeeze(-1)
-        inside = (ids.unsqueeze(-1) == top.unsqueeze(-2)).any(-1)
-        return {"agreement": (best == top[:, 0]).sum(), "teacher_mass": (log_p.exp() * inside).sum()}
+        found = {"agreement": (best == top[:, 0]).sum()}
+        if targets.temperature == 1:
+            inside = (ids.unsqueeze(-1) == top.unsqueeze(-2)).any(-1)
+            found["teacher_mass"] = (log_p.exp() * inside).sum()
+        return found
     log_p = dense_logits(targets, block, log_q.shape[-1]).float().log_softmax(-1)
     p = log_p.exp()
     return {

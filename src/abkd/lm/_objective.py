@@ -63,6 +63,8 @@ class ScheduledObjective:
         values = (*(self._divergence or {}).values(), *self._weights.values())
         self._changes = any(isinstance(value, Schedule) for value in values)
         self._first, self._last = self._build(0.0), self._build(1.0)
+        if not self.needs_teacher and not self.uses_labels:
+            raise InputError("the loss is empty: kd_weight and ce_weight are 0")
 
     def at(self, progress: float) -> Objective:
         """The objective when the share `progress` of the run is done."""

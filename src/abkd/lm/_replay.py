@@ -26,6 +26,11 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return len(self._texts)
 
+    @property
+    def full(self) -> bool:
+        """Whether each further text drives one out."""
+        return len(self._texts) == self._texts.maxlen
+
     def add(self, texts: list[Text]) -> None:
         """Keep these."""
         self._texts.extend(texts)

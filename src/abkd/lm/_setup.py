@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,37 @@ from abkd.lm._data import (
     check_columns,
     check_completions,
     check_template,
+    report_dropped,
     split_turns,
     wants_assistant_only,
 )
+from abkd.lm._hidden import add_head_call
 from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
 from abkd.lm._teacher import LiveTeacher, base_of, check_apart, load_teacher, load_tokenizer_of
+from abkd.lm._tokenised import check_ids, check_room
 from abkd.lm._validation_texts import ValidationWriter
 from abkd.lm._vocabulary import shared_vocabulary
 from abkd.lm.data import tokenise
+
+_MOMENTS = 20  # of a run at which a divergence that moves is looked at
 
 
 def checked_config(args: Any) -> DistillationConfig:
     """The configuration, a default one for None.
 
     Raises:
-        InputError: of another class.
+        InputError: of another class, or several GPUs for this one process.
     """
     if args is None:
-        return DistillationConfig()
+        args = DistillationConfig()
     if not isinstance(args, DistillationConfig):
         raise InputError(f"args must be an abkd.lm.DistillationConfig, got {type(args).__name__}")
+    if args.n_gpu > 1:
+        raise InputError(
+            f"this process sees {args.n_gpu} GPUs, and one process trains on one: launch one for each (accelerate "
+            f"launch, torchrun --nproc_per_node {args.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES=0)"
+        )
     return args
 
 
@@ -61,21 +72,22 @@ class Setup:
         cache: Any,
     ) -> None:
         self.args, self.cache, self.notes = args, cache, list[str]()
-        self._check_given(student, teacher)
+        self._check_given(student, teacher, eval_dataset)
         self.tokenizer = _with_template(_tokenizer(student, tokenizer, args), args)
-        self.teacher = self._loaded_teacher(teacher)
-        self._teacher_name = teacher if isinstance(teacher, str) else None
         row = check_columns(train_dataset, "train_dataset", args.dataset_text_field)
         check_completions(train_dataset, "train_dataset")
-        if eval_dataset is not None:
-            for part in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
-                check_columns(part, "eval_dataset", args.dataset_text_field)
-                check_completions(part, "eval_dataset")
+        for part in parts_of(eval_dataset):
+            check_columns(part, "eval_dataset", args.dataset_text_field)
+            check_completions(part, "eval_dataset")
+        check_template(row, self.tokenizer)
+        self.teacher, self._teacher_name = teacher, None
+        if isinstance(teacher, str):
+            self.teacher = load_teacher(teacher, args.teacher_model_init_kwargs, args.trust_remote_code)
+            self._teacher_name = teacher
         sampling = args.teacher_sampling()
         if sampling is not None:
             train_dataset = self._teacher_text(train_dataset, sampling)
             row = check_columns(train_dataset, "train_dataset", args.dataset_text_field)
-        check_template(row, self.tokenizer)
         self.train_dataset, self.eval_dataset, self._eval_rows = train_dataset, eval_dataset, eval_dataset
         if wants_assistant_only(row):
             self._tell_answers()
@@ -109,9 +121,10 @@ class Setup:
         """Checks that need the trainer as TRL has made it.
 
         Raises:
-            InputError: an adapter with virtual tokens, a mixture of experts with a balancing loss, or a split along
-                the sequence.
+            InputError: no row is left, an adapter with virtual tokens, a mixture of experts with a balancing loss, or
+                a split along the sequence.
         """
+        report_dropped(self.rows, trainer.train_dataset, "train_dataset", self.args.max_length)
         peft = getattr(trainer.model, "peft_config", None) or {}
         if any(getattr(config, "is_prompt_learning", False) for config in peft.values()):
             raise InputError("adapters that add virtual tokens shift the positions of the loss: use LoRA")
@@ -132,19 +145,31 @@ class Setup:
         """How many classes are compared, and what gives the targets (None without a teacher).
 
         Raises:
-            InputError: a teacher is missing, shares the student's weights, or has another vocabulary.
+            InputError: a teacher is missing, shares the student's weights, or has another vocabulary; or rows do not
+                fit the models.
         """
         student = base_of(trainer.model)
         size = int(student.get_output_embeddings().weight.shape[0])
+        found = None
         if self.cache is not None:
-            return self._cached(size, trainer)
-        if self.teacher is None:
-            return size, None
-        teacher = self.teacher
+            size, found = self._cached(size, trainer)
+        elif self.teacher is not None:
+            size, found = self._live(size, trainer)
+        for name in ("train_dataset", "eval_dataset"):
+            for part in parts_of(getattr(trainer, name)):
+                check_ids(part, name, self.tokenizer, size)
+        text = self.args.student_sampling()
+        if text is not None:
+            models = {"student": student} if self.teacher is None else {"student": student, "teacher": self.teacher}
+            check_room(trainer.train_dataset, "train_dataset", models, text.max_new_tokens)
+        return size, found
+
+    def _live(self, size: int, trainer: Any) -> tuple[int, LiveTeacher]:
+        """The teacher, once it is known to speak the student's tokens."""
+        teacher: Any = self.teacher
         check_apart(trainer.model, teacher)
         head = base_of(teacher).get_output_embeddings().weight
-        theirs = self._teacher_tokenizer()
-        shared = shared_vocabulary(self.tokenizer, theirs, size, int(head.shape[0]))
+        shared = shared_vocabulary(self.tokenizer, self._teacher_tokenizer(), size, int(head.shape[0]))
         if shared.note is not None:
             self.notes.append(shared.note)
         live = LiveTeacher(teacher, trainer, shared.size)
@@ -153,13 +178,22 @@ class Setup:
         return shared.size, live
 
     def _cached(self, size: int, trainer: Any) -> tuple[int, Any]:
-        """The cache, once it is known to be of this tokenizer, these data and this temperature."""
-        cache, temperatures = self.cache, self.args.objective().temperatures
+        """The cache, once it is known to be of this tokenizer, these data and this objective."""
+        cache, objectives = self.cache, self.args.objective()
         cache.check_tokenizer(self.tokenizer)
-        if any(temperature != cache.temperature for temperature in temperatures):
+        if any(temperature != cache.temperature for temperature in objectives.temperatures):
             raise InputError(
                 f"the teacher cache was made at temperature {cache.temperature:g}, the loss has "
-                f"{' to '.join(f'{value:g}' for value in sorted(temperatures))}: give both the same"
+                f"{' to '.join(f'{value:g}' for value in sorted(objectives.temperatures))}: give both the same"
+            )
+        for divergence in dict.fromkeys(objectives.at(step / _MOMENTS).divergence for step in range(_MOMENTS + 1)):
+            if divergence is not None:
+                cache.check_divergence(divergence)
+        reason = add_head_call(base_of(trainer.model))
+        if reason is not None:
+            raise InputError(
+                f"a teacher cache needs a student whose hidden states and head give its logits; of this one {reason}: "
+                "give teacher_model instead"
             )
         if size < cache.vocabulary:
             raise InputError(f"the student's head has {size} classes, the teacher cache {cache.vocabulary}")
@@ -171,8 +205,7 @@ class Setup:
         """What gives the targets in evaluation: the teacher, or a cache that knows the evaluation's rows; or None."""
         if self.cache is None or eval_dataset is None:
             return trainer.teacher
-        parts = eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]
-        if all(_knows(self.cache, part) for part in parts):
+        if all(_knows(self.cache, part) for part in parts_of(eval_dataset)):
             return trainer.teacher
         self.notes.append("eval_dataset is not in the teacher cache: evaluation gives nll alone, also as its loss")
         return None
@@ -190,13 +223,6 @@ class Setup:
             raise InputError("validation_texts are written with whole weights: leave them out with FSDP or DeepSpeed")
         return ValidationWriter(trainer, self._eval_rows, settings)
 
-    def _loaded_teacher(self, teacher: Any) -> Any:
-        if teacher is None or not isinstance(teacher, str):
-            if self.args.teacher_model_init_kwargs is not None:
-                raise InputError("teacher_model_init_kwargs needs a teacher that is given by name: leave it out")
-            return teacher
-        return load_teacher(teacher, self.args.teacher_model_init_kwargs, self.args.trust_remote_code)
-
     def _teacher_tokenizer(self) -> Any | None:
         if self._teacher_name is not None:
             return _load_tokenizer(self._teacher_name, self.args)
@@ -208,9 +234,11 @@ class Setup:
         tokenizer = self._teacher_tokenizer() or self.tokenizer
         teacher: Any = self.teacher
         teacher.to(args.device)
-        folder = Path(str(args.output_dir)) / "teacher_text"
+        shared = args.teacher_text_folder
+        folder = Path(str(args.output_dir)) / "teacher_text" if shared is None else Path(shared)
+        seed = args.seed if shared is None else 0
         batch = args.per_device_eval_batch_size
-        text = TeacherText(teacher, tokenizer, sampling, folder, seed=args.seed, batch=batch)
+        text = TeacherText(teacher, tokenizer, sampling, folder, seed=seed, batch=batch)
         state = args.distributed_state
         wait = None if state is None else state.wait_for_everyone
         shown = args.process_index == 0 and not args.disable_tqdm
@@ -220,8 +248,12 @@ class Setup:
             self.teacher = None
         return found
 
-    def _check_given(self, student: Any, teacher: Any) -> None:
+    def _check_given(self, student: Any, teacher: Any, eval_dataset: Any) -> None:
         method = self.args.method_definition()
+        if isinstance(eval_dataset, dict):
+            self._check_leader()
+        if self.args.teacher_model_init_kwargs is not None and not isinstance(teacher, str):
+            raise InputError("teacher_model_init_kwargs needs a teacher that is given by name: leave it out")
         if isinstance(student, str) and isinstance(teacher, str) and same_model(student, teacher):
             raise InputError(f"teacher_model is {teacher!r}, as is the student: name another model for one of them")
         if teacher is not None and self.cache is not None:
@@ -235,6 +267,28 @@ class Setup:
             raise InputError(
                 "a cache knows the data set's own text alone: text that a model writes needs teacher_model"
             )
+
+    def _check_leader(self) -> None:
+        """With several evaluation sets there is no one metric of each name to go by."""
+        text = self.args.student_sampling()
+        led = {
+            "select_by": self.args.select_by is not None,
+            "validation_texts": self.args.validation_writing() is not None,
+            "an adaptive share of student text": text is not None and text.schedule == "adaptive",
+        }
+        for name, asked in led.items():
+            if asked:
+                raise InputError(
+                    f"{name} goes by one evaluation set, and eval_dataset is a dict of several: give the one that "
+                    "leads as eval_dataset, and evaluate the others with trainer.evaluate(rows, metric_key_prefix=NAME)"
+                )
+
+
+def parts_of(dataset: Any) -> list[Any]:
+    """The data sets in one or a dict of them; none in None."""
+    if dataset is None:
+        return []
+    return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
 def _knows(cache: Any, dataset: Any) -> bool:
@@ -251,6 +305,7 @@ def _with_template(tokenizer: Any, args: DistillationConfig) -> Any:
     place = args.chat_template_path
     if place is None:
         return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
     if Path(place).is_file() and place.endswith((".jinja", ".j2")):
         tokenizer.chat_template = Path(place).read_text(encoding="utf-8")
     else:

@@ -48,12 +48,14 @@ class StudentText(Sampling):
 
     Attributes:
         share: of the batches, in [0, 1]; where `schedule` is adaptive, the share at the start.
-        schedule: "constant", or "adaptive": whenever the validation loss (NLL) is above the last by more than
-            `tolerance`, the share grows by `growth` (DistiLLM, arXiv 2402.03898, section 3.2).
+        schedule: "constant", or "adaptive": whenever the validation loss (NLL) is at least `tolerance` above the
+            anchor, the share grows by `growth` and that loss is the new anchor; the first anchor is the loss before
+            training (DistiLLM, arXiv 2402.03898, section 3.2, and its published code).
         growth: in [0, 1].
         tolerance: in nats, at least 0.
-        replay: how many of the student's texts each process keeps; 0 keeps none. Of the student's batches, a
-            share that grows from 0 to 1 over the run is then drawn from what is kept, not written anew.
+        replay: how many of the student's texts each process keeps; 0 keeps none. Once so many are there, a share of
+            the student's batches that grows from 0 to 1 over the run is drawn from them; before, and otherwise, text
+            is written anew. As many as a process writes in the whole run are never drawn from.
         teacher_mix: share of the teacher in the distribution sampled from, in [0, 1) (MiniLLM, section 2.2).
         vllm: None writes with transformers; a mapping (it may be empty) writes with TRL's `VLLMGeneration`, which
             gets it as keyword arguments, e.g. `{"mode": "server"}`. Needs the package vllm. (Not run here.)

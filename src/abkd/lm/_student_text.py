@@ -33,6 +33,10 @@ class StudentWriter:
         settings: of the student's text.
         policy: settings of a policy gradient, whose texts serve several steps; None without one.
 
+    An adaptive share follows the validation loss as in DistiLLM's published code: the loss before the first step is
+    the anchor; an evaluation that is at least `tolerance` above the anchor lets the share grow and is the anchor from
+    then on. No other evaluation moves it, so a loss that rises slowly is noticed as well.
+
     Attributes:
         share: of the batches, at present.
     """
@@ -40,7 +44,7 @@ class StudentWriter:
     def __init__(self, trainer: Any, settings: StudentText, policy: PolicyGradient | None) -> None:
         self._trainer, self._settings, self._policy = trainer, settings, policy
         self.share = settings.share
-        self._last_nll: float | None = None
+        self._anchor: float | None = None
         self._replay = ReplayBuffer(settings.replay) if settings.replay > 0 else None
         self._kept: list[dict[str, Any]] = []
         self._pad: int = trainer._tokenizer.pad_token_id
@@ -49,6 +53,8 @@ class StudentWriter:
 
     def prepare(self, batches: list[Any]) -> list[Any]:
         """The batches of a step, some of them replaced."""
+        if self._settings.schedule == "adaptive" and self._anchor is None:
+            self.after_evaluation(self._trainer.validation_nll())
         policy, step = self._policy, self._trainer.state.global_step
         if policy is not None and step % policy.epochs and len(self._kept) >= len(batches):
             return self._kept[: len(batches)]
@@ -57,7 +63,7 @@ class StudentWriter:
         return prepared
 
     def after_evaluation(self, nll: float | None) -> None:
-        """Let the validation loss say whether the student should write more.
+        """Let the validation loss (nats a token) say whether the student should write more; the first is the anchor.
 
         Raises:
             InputError: an adaptive share without a validation loss.
@@ -66,9 +72,11 @@ class StudentWriter:
             return
         if nll is None:
             raise InputError("an adaptive share of student text is led by the evaluation's nll, which is missing")
-        if self._last_nll is not None and nll > self._last_nll + self._settings.tolerance:
+        if self._anchor is None:
+            self._anchor = nll
+        elif nll >= self._anchor + self._settings.tolerance:
             self.share = min(self.share + self._settings.growth, 1.0)
-        self._last_nll = nll
+            self._anchor = nll
 
     def _one(self, batch: dict[str, Any], place: int) -> dict[str, Any]:
         if self._chance(place, "share").random() >= self.share:
@@ -83,8 +91,8 @@ class StudentWriter:
         return own if self._policy is None else {**own, ROLLOUT: self._moment(own, self._policy)}
 
     def _replayed(self, count: int, place: int) -> list[Text] | None:
-        """Texts from the buffer, more often as the run goes on; None when new ones are to be written."""
-        if self._replay is None or len(self._replay) == 0:
+        """Texts from the full buffer, more often as the run goes on; None when new ones are to be written."""
+        if self._replay is None or not self._replay.full:
             return None
         if self._chance(place, "replay").random() >= self._trainer.progress():
             return None
@@ -141,7 +149,7 @@ class StudentWriter:
 
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write_json(
-            _fields_path(folder, rank), {"share": self.share, "nll": self._last_nll, "kept": len(self._kept)}
+            _fields_path(folder, rank), {"share": self.share, "anchor": self._anchor, "kept": len(self._kept)}
         )
         tensors = {} if self._replay is None else self._replay.tensors()
         for place, batch in enumerate(self._kept):
@@ -161,7 +169,7 @@ class StudentWriter:
                 f"{folder}: no {_fields_path(folder, rank).name}; it is of a run without student text"
             )
         fields, tensors = read_json(_fields_path(folder, rank)), load_file(_tensors_path(folder, rank))
-        self.share, self._last_nll = fields["share"], fields["nll"]
+        self.share, self._anchor = fields["share"], fields["anchor"]
         if self._replay is not None:
             self._replay.load(tensors)
         device = self._trainer.args.device

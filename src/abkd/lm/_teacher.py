@@ -95,11 +95,22 @@ def base_of(model: Any) -> Any:
 
 
 def load_teacher(name: str, settings: Mapping[str, Any] | None, trust_remote_code: bool) -> Any:
-    """A teacher by name or path, in the precision it was saved in unless `settings` has a dtype."""
+    """A teacher by name or path, in the precision it was saved in unless `settings` has a dtype.
+
+    Raises:
+        InputError: none could be loaded from there.
+    """
     from transformers import AutoModelForCausalLM
 
     options = {"dtype": "auto", "trust_remote_code": trust_remote_code, **(settings or {})}
-    return AutoModelForCausalLM.from_pretrained(name, **options)
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, **options)
+    except (OSError, ValueError, TypeError) as error:
+        given = " and teacher_model_init_kwargs" if settings else ""
+        raise InputError(
+            f"teacher_model {name!r}: no causal language model could be loaded from there ({error}): check the name or "
+            f"folder{given}, or pass a loaded model"
+        ) from error
 
 
 def load_tokenizer_of(model: Any, trust_remote_code: bool) -> Any | None:

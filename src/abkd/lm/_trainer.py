@@ -12,11 +12,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from abkd.engine import EngineTrainer, TrainingError
 from abkd.errors import InputError
-from abkd.lm._batch import IGNORED, OWN_TEXT, PRETRAIN, ROLLOUT, counted, model_inputs, tokens_read
+from abkd.lm._batch import IGNORED, OWN_TEXT, PRETRAIN, ROLLOUT, counted, model_inputs
 from abkd.lm._config import DistillationConfig
-from abkd.lm._data import report_dropped, say
+from abkd.lm._data import say
 from abkd.lm._hidden import Predictions, add_head_call, call_with_head, drop_fused_head
-from abkd.lm._metrics import Clock, Meter, comparison, rows_of_targets, spread
+from abkd.lm._measures import Measures
 from abkd.lm._minillm import policy_loss
 from abkd.lm._objective import LANGUAGE_MODELLING, Objective, objective_loss
 from abkd.lm._pretraining import PlainText
@@ -27,7 +27,6 @@ from abkd.lm._validation_texts import ROUGE_L
 from abkd.losses import Targets
 from abkd.storage import atomic_write_json, read_json
 
-_METRIC_TOKENS = 256
 _PLAIN_LENGTH = 512
 _STATE_FILE = "language.json"
 
@@ -115,19 +114,20 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
             select_by=args.select_by,
             larger_is_better=True if args.select_by == ROUGE_L else args.greater_is_better,
         )
-        self._config = args
-        self._objectives = args.objective()
-        self._meters = {"train": Meter(), "eval": Meter()}
-        self._clock = Clock()
-        self._eval_prefix = "eval"
-        report_dropped(setup.rows, self.train_dataset, "train_dataset", args.max_length)
         drop_fused_head(base_of(self.model), before)
+        self._config, self._parts = args, 1
+        self._measures = Measures(self)
+        self._fit_out(setup, pretrain_dataset)
+
+    def _fit_out(self, setup: Setup, pretrain_dataset: Any) -> None:
+        """What the loss needs besides TRL's trainer, checked together."""
+        args = self._config
         setup.check_trainer(self)
         note = add_head_call(base_of(self.model))
+        self._objectives, self._policy = args.objective(), args.policy()
         self.vocabulary, self.teacher = setup.teacher_of(self)
         self._eval_teacher = setup.eval_teacher_of(self, self.eval_dataset)
         self._validation = setup.validation_writer_of(self)
-        self._policy, self._parts = args.policy(), 1
         sampling = args.student_sampling()
         self._writer = None if sampling is None else StudentWriter(self, sampling, self._policy)
         self._plain = None if pretrain_dataset is None else self._plain_text(pretrain_dataset)
@@ -147,17 +147,17 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         targets = self._targets(inputs, objective)
         if targets is None and objective.needs_teacher:  # evaluation of rows that a cache does not know
             objective = LANGUAGE_MODELLING
-        most = _METRIC_TOKENS if self._training() else None
-        measured = self._measures_now()
+        measured = self._measures.due()
 
         def use_head(found: Predictions) -> dict[str, Any]:
             rows, labels = self._rows(found, inputs)
             loss = self._loss(rows, targets, labels, objective, inputs.get(ROLLOUT))
-            sums = self._compare(rows.detach(), labels, targets, inputs, most) if measured else {}
+            plain = self._objectives.at(self.progress())
+            sums = self._measures.compare(rows.detach(), labels, targets, inputs, plain) if measured else {}
             return {"loss": loss, "sums": sums}
 
         result = call_with_head(model, model_inputs(inputs), use_head)
-        self._note(result, inputs)
+        self._measures.note(result, inputs)
         return result["loss"], None
 
     def compute_loss(
@@ -194,7 +194,7 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     def prepare_batches(self, batches: list[Any]) -> list[Any]:
         """Let the student write its share of a step's batches, and add the plain text."""
         self._parts = len(batches)
-        self._clock.start()
+        self._measures.clock.start()
         if self._writer is not None:
             batches = self._writer.prepare(batches)
         if self._plain is None:
@@ -221,70 +221,32 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
 
     # Metrics.
 
-    def _measures_now(self) -> bool:
-        """Whether this batch is compared in detail: all in evaluation, in training those of a step that is logged."""
-        if not self._training():
-            return True
-        strategy = str(getattr(self.args.logging_strategy, "value", self.args.logging_strategy))
-        if strategy != "steps":
-            return strategy != "no"
-        step, every = self.state.global_step + 1, max(int(self.state.logging_steps), 1)
-        return step % every == 0 or (step == 1 and self.args.logging_first_step)
-
-    def _compare(
-        self, rows: Predictions, labels: Tensor, targets: Targets | None, inputs: Mapping[str, Any], most: int | None
-    ) -> dict[str, Any]:
-        chosen = spread(len(labels), most).to(labels.device)
-        picked = None if targets is None else rows_of_targets(targets, chosen)
-        sums = comparison(rows.rows(chosen), labels[chosen], picked)
-        if inputs.get(OWN_TEXT):
-            sums.pop("nll", None)  # of text that it wrote itself: it says nothing
-        plain = self._objectives.at(self.progress())
-        if picked is not None and plain.divergence is not None and len(chosen):
-            bare = Objective(plain.divergence, plain.temperature)
-            value = objective_loss(rows.rows(chosen), picked, labels[chosen], bare)
-            sums["divergence"] = float(value) * len(chosen)
-        return {"sums": sums, "count": len(chosen)}
-
-    def _note(self, result: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-        meter = self._meters["train" if self._training() else "eval"]
-        if result["sums"]:
-            meter.add(result["sums"]["sums"], result["sums"]["count"])
-        if self._training():
-            self._clock.add(tokens_read(inputs))
-        else:
-            count = self.count_items(inputs)
-            meter.add({"loss": float(result["loss"].detach()) * count}, count)
-
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The objective, `nll`, and with a teacher `divergence`, `forward_kl`, `agreement` and others, as token means;
-        with `args.validation_texts` also `rouge_l`.
+        with `args.validation_texts` also `rouge_l`; while training on the student's own text the share of batches that
+        it writes, `student_text_share`.
 
         See transformers' Trainer for the arguments, and `abkd.lm._metrics.comparison` for the metrics. On several
         ranks rows that fill up the last batch are left out, but for packed ones.
         """
-        self._eval_prefix = metric_key_prefix
-        self._meters["eval"] = Meter()
+        self._measures.begin_evaluation(metric_key_prefix)
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self._writer is not None and self.is_in_train and metric_key_prefix == "eval":
             self._writer.after_evaluation(metrics.get("eval_nll"))
         return metrics
 
+    def validation_nll(self) -> float | None:
+        """NLL (nats a token) of the present student on the validation rows; neither logged nor taken for a choice."""
+        self._measures.begin_evaluation("eval")
+        self.evaluation_loop(self.get_eval_dataloader(), "Validation", prediction_loss_only=True)
+        self.callback_handler.on_predict(self.args, self.state, self.control, {})  # its progress bar is closed here
+        return self._measures.evaluated().get("nll")
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the trainer's own metrics to a log line; in evaluation under the names that the evaluation has."""
-        if f"{self._eval_prefix}_runtime" in logs:
-            if self._validation is not None and self._eval_prefix == "eval":
-                total, count = self._validation.score()
-                self._meters["eval"].add({ROUGE_L: total}, count)
-            measured = self._meters["eval"].take(self.accelerator)
-            logs.update({f"{self._eval_prefix}_{name}": value for name, value in measured.items()})
-        elif "loss" in logs:
-            logs.update(self._meters["train"].take(self.accelerator))
-            logs.update(self._clock.take(self.accelerator))
-            if self._writer is not None:
-                logs["student_text_share"] = self._writer.share
+        self._measures.add_to(logs)
         super().log(logs, start_time)
 
     def prediction_step(
@@ -313,14 +275,14 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     def write_state(self, folder: Path) -> None:
         """Write what the student's text depends on, and the number of tokens read."""
         if self.args.should_save:
-            atomic_write_json(folder / _STATE_FILE, {"tokens": self._clock.tokens})
+            atomic_write_json(folder / _STATE_FILE, {"tokens": self._measures.clock.tokens})
         if self._writer is not None:
             self._writer.save(folder, self.args.process_index)
 
     def read_state(self, folder: Path) -> None:
         """Read what `write_state` wrote."""
         if (folder / _STATE_FILE).is_file():
-            self._clock.tokens = read_json(folder / _STATE_FILE)["tokens"]
+            self._measures.clock.tokens = read_json(folder / _STATE_FILE)["tokens"]
         if self._writer is not None:
             self._writer.load(folder, self.args.process_index)
 

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from abkd.divergences import Divergence
 from abkd.errors import CorruptFileError, InputError
 from abkd.losses import SparseTargets
+from abkd.losses._sparse import degree
 from abkd.teachers._live import fingerprint_of
 from abkd.teachers._lm_cache_build import FORMAT, KEY, POSITIONS, build
 from abkd.teachers._lm_cache_codec import Form, decode
@@ -117,7 +119,8 @@ class LmCache:
                 mass is; `summary` has the bound for the widest. 6 change nothing beside what the tail hides, until
                 the student is within about 0.2 nats of its teacher: then take 8.
             temperature: softens the distributions first; a loss at another temperature needs another cache.
-            power: also keep `log sum_tail p^power`, for the loss's tail "power-bucket": alpha + beta above 1.
+            power: also keep `log sum_tail p^power`, 4 bytes a token, for the loss's tail "power-bucket". Give alpha +
+                beta of the loss: above 1 it is needed, below 1 it loses less.
             batch_size: texts that the teacher reads at a time.
             rows_per_part: texts between two savings.
             resume: go on with what is there; False refuses a folder that holds a cache.
@@ -232,6 +235,24 @@ class LmCache:
                 f"{self.folder}: this teacher cache was built with another teacher, or with this one in another "
                 "precision: build one for this teacher"
             )
+
+    def check_divergence(self, divergence: Divergence) -> None:
+        """A divergence that this cache's tail serves.
+
+        Raises:
+            InputError: it is of a degree (alpha + beta) above 1, and the cache was not built with that `power`.
+        """
+        s = degree(divergence)
+        wanted, kept = 1.0 if s is None else float(s.max()), self.form.power
+        if wanted <= 1 + 1e-6 or self.form.dense or (kept is not None and abs(wanted - kept) < 1e-6):
+            return
+        power = "no power" if kept is None else f"power={kept:g}"
+        raise InputError(
+            f"{self.folder}: {divergence.name} has alpha + beta = {wanted:g}, and above 1 what lies outside the "
+            f"entries is known from a cache of that power alone; this one was built with {power}: build one with "
+            f"`abkd cache RECIPE --power {wanted:g}` (LmCache.build(..., power={wanted:g})), choose alpha and beta "
+            "with a sum of at most 1, or give teacher_model instead"
+        )
 
     def check_dataset(self, dataset: Any) -> None:
         """Tokenised data of which every text is in the cache, in any order.

@@ -37,7 +37,7 @@ _WORDS = {
     "tokenizer": "another tokenizer",
     "template": "another chat template",
     "data": "other data (other rows, another order, or other tokens that count)",
-    "rule": "another choice of entries (top_k, tail_mass, min_probability, temperature)",
+    "rule": "another choice of entries (top_k, tail_mass, min_probability, min_entries, temperature)",
     "form": "another number of bits, vocabulary or power",
     "format": "another version of this library",
 }

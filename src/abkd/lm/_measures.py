@@ -1,0 +1,112 @@
+"""What the language trainer measures beside its loss: sums of training and evaluation, and their names in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from abkd.lm._batch import OWN_TEXT, tokens_read
+from abkd.lm._hidden import Predictions
+from abkd.lm._metrics import Clock, Meter, comparison, rows_of_targets, spread
+from abkd.lm._objective import Objective, objective_loss
+from abkd.lm._validation_texts import ROUGE_L
+from abkd.losses import Targets
+
+_TOKENS = 256
+SHARE = "student_text_share"
+"""The metric's name: of the batches, what the student writes (or wrote, up to an evaluation)."""
+
+
+class Measures:
+    """Collects what a trainer's batches tell, and adds it to its log.
+
+    Args:
+        trainer: the trainer.
+
+    Attributes:
+        clock: tokens read, and how fast.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._meters = {"train": Meter(), "eval": Meter()}
+        self._prefix = "eval"
+        self.clock = Clock()
+
+    def due(self) -> bool:
+        """Whether a batch is compared in detail: all in evaluation, in training those of a step that is logged."""
+        trainer = self._trainer
+        if not trainer.model.training:
+            return True
+        args, state = trainer.args, trainer.state
+        strategy = str(getattr(args.logging_strategy, "value", args.logging_strategy))
+        if strategy != "steps":
+            return strategy != "no"
+        step, every = state.global_step + 1, max(int(state.logging_steps), 1)
+        return step % every == 0 or (step == 1 and args.logging_first_step)
+
+    def compare(
+        self, rows: Predictions, labels: Tensor, targets: Targets | None, inputs: Mapping[str, Any], plain: Objective
+    ) -> dict[str, Any]:
+        """Sums over a batch's rows, and their number; in training over a few evenly spaced rows.
+
+        Args:
+            rows: the student's predictions (N, ...).
+            labels: the tokens that follow, (N,).
+            targets: the teacher's, or None.
+            inputs: the batch.
+            plain: the objective whose divergence is measured, without weights.
+        """
+        most = _TOKENS if self._trainer.model.training else None
+        chosen = spread(len(labels), most).to(labels.device)
+        picked = None if targets is None else rows_of_targets(targets, chosen)
+        sums = comparison(rows.rows(chosen), labels[chosen], picked)
+        if inputs.get(OWN_TEXT):
+            sums.pop("nll", None)  # of text that it wrote itself: it says nothing
+        if picked is not None and plain.divergence is not None and len(chosen):
+            bare = Objective(plain.divergence, plain.temperature)
+            value = objective_loss(rows.rows(chosen), picked, labels[chosen], bare)
+            sums["divergence"] = float(value) * len(chosen)
+        return {"sums": sums, "count": len(chosen)}
+
+    def note(self, result: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        """Add a batch's loss and what `compare` gave for it."""
+        training = self._trainer.model.training
+        meter = self._meters["train" if training else "eval"]
+        if result["sums"]:
+            meter.add(result["sums"]["sums"], result["sums"]["count"])
+        if training:
+            self.clock.add(tokens_read(inputs))
+        else:
+            count = self._trainer.count_items(inputs)
+            meter.add({"loss": float(result["loss"].detach()) * count}, count)
+
+    def begin_evaluation(self, prefix: str) -> None:
+        """Forget the last evaluation; the next one's names begin with `prefix`."""
+        self._prefix = prefix
+        self._meters["eval"] = Meter()
+
+    def evaluated(self) -> dict[str, float]:
+        """The means of the evaluation that was run, on all ranks."""
+        return self._meters["eval"].take(self._trainer.accelerator)
+
+    def add_to(self, logs: dict[str, float]) -> None:
+        """Add to a log line what belongs to it; in evaluation under the names that the evaluation has."""
+        trainer, writer = self._trainer, self._trainer._writer
+        if f"{self._prefix}_runtime" in logs:
+            found: dict[str, float] = {}
+            if self._prefix == "eval":
+                if trainer._validation is not None:
+                    total, count = trainer._validation.score()
+                    self._meters["eval"].add({ROUGE_L: total}, count)
+                if writer is not None and trainer.is_in_train:
+                    found[SHARE] = writer.share
+            found |= self.evaluated()
+            logs.update({f"{self._prefix}_{name}": value for name, value in found.items()})
+        elif "loss" in logs:
+            logs.update(self._meters["train"].take(trainer.accelerator))
+            logs.update(self.clock.take(trainer.accelerator))
+            if writer is not None:
+                logs[SHARE] = writer.share
