@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ class StudentWriter:
     """Replaces a share of a step's batches by text that the student writes, before their tokens are counted.
 
     What a batch becomes is drawn from the seed, the step and the batch's place in it, so all ranks draw alike and a
-    resumed run draws what it would have drawn. Prompts are those of the batches themselves, so of the training
-    data alone.
+    resumed run draws what it would have drawn; so are its texts, on each rank others. Prompts are those of the
+    batches themselves, so of the training data alone.
 
     Args:
         trainer: the trainer.
@@ -84,7 +85,8 @@ class StudentWriter:
         prompts = prompts_of(batch)
         texts = self._replayed(len(prompts), place)
         if texts is None:
-            texts = list(zip(prompts, self.write(prompts), strict=True))
+            with self._seeded(place):
+                texts = list(zip(prompts, self.write(prompts), strict=True))
             if self._replay is not None:
                 self._replay.add(texts)
         own = own_batch([text[0] for text in texts], [text[1] for text in texts], self._pad, batch["input_ids"].device)
@@ -136,6 +138,15 @@ class StudentWriter:
         student = trainer.model_wrapped
         student.eval()
         return call_with_head(student, model_inputs(batch), use_head)
+
+    @contextmanager
+    def _seeded(self, place: int) -> Generator[None]:
+        """Torch's generators in a state of this batch's own for a while: a resumed run restores theirs only later."""
+        device = self._trainer.args.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            rank = self._trainer.args.process_index
+            torch.manual_seed(self._chance(place, f"writing of rank {rank}").getrandbits(63))
+            yield
 
     def _chance(self, place: int, what: str) -> random.Random:
         seed = self._trainer.args.seed

@@ -59,8 +59,8 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
             agreement, ...) need none.
         callbacks, optimizers: as in transformers.
         peft_config: trains an adapter, as in TRL.
-        teacher_cache: gives the teacher's targets by the content of each row, `targets_for(batch)`; the teacher is
-            then not loaded.
+        teacher_cache: an `abkd.teachers.LmCache`, which gives the teacher's targets by the content of each row; the
+            teacher is then not loaded.
         pretrain_dataset: rows with a column `text`, for an LM loss beside the method's, of weight `pretrain_weight`.
 
     Attributes:
