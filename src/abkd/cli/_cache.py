@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from abkd.cli._console import plain
-from abkd.cli._options import Output, Overrides, RecipePath
+from abkd.cli._options import Overrides, RecipePath
 from abkd.errors import InputError
 
 EXAMPLES = (
@@ -20,7 +20,12 @@ EXAMPLES = (
 def cache(
     recipe: RecipePath,
     overrides: Overrides = None,
-    output: Output = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Where to write; default: runs/cache/ and the recipe's name."
+        ),
+    ] = None,
     top_k: Annotated[
         int | None, typer.Option("--top-k", metavar="K", help="At most so many entries a token.", show_default=False)
     ] = None,
@@ -32,6 +37,14 @@ def cache(
         float | None,
         typer.Option("--min-probability", metavar="P", help="Only entries of at least this; with none given, 0.0015."),
     ] = None,
+    min_entries: Annotated[
+        int | None,
+        typer.Option("--min-entries", metavar="N", help="But at least so many; with none of the three given, 32."),
+    ] = None,
+    power: Annotated[
+        float | None,
+        typer.Option("--power", metavar="S", help="Also for losses of alpha + beta = S; above 1 they need it."),
+    ] = None,
     bits: Annotated[int, typer.Option("--bits", metavar="4-8|16", help="Of each log-probability.")] = 6,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows the teacher reads at once.")] = 8,
 ) -> None:
@@ -41,8 +54,10 @@ def cache(
     command goes on. The folder is one that datasets.load_from_disk reads: the rows, and the teacher's columns.
     """
     from abkd.config import LmJob, load_recipe
+    from abkd.engine import alone
     from abkd.study import measured_cache
 
+    alone("a cache")
     loaded = load_recipe(recipe, [*(overrides or ()), "teacher.cache=null"])
     if not isinstance(loaded, LmJob):
         raise InputError("abkd cache is for language recipes; an image recipe has teacher.cache: memory")
@@ -53,6 +68,8 @@ def cache(
         top_k=top_k,
         tail_mass=tail_mass,
         min_probability=min_probability,
+        min_entries=min_entries,
+        power=power,
         bits=bits,
         batch_size=batch_size,
     )
