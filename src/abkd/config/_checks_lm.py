@@ -120,7 +120,7 @@ def _choice(training: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterato
 
 
 def _answers(data: LmData, sections: Mapping[str, Any]) -> Iterator[str]:
-    from abkd.lm import answers_beside
+    from abkd.lm._parts import answers_beside
 
     teacher: LmTeacher | None = sections.get("teacher")
     if data.answers is None or "teacher" not in sections:

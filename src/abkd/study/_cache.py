@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def build_cache(settings: LmRun, folder: str | os.PathLike[str], **options: Any) -> LmCache:
     """An `abkd.teachers.LmCache` of a run's training rows, and of its validation rows if it has any.
 
-    With `data.answers` the teacher first writes all responses, into the folder `abkd.lm.answers_beside(folder)`.
+    With `data.answers` the teacher first writes all responses, into the folder `FOLDER-answers`.
 
     Args:
         settings: the run; its `teacher.cache` is not looked at.
@@ -26,7 +26,8 @@ def build_cache(settings: LmRun, folder: str | os.PathLike[str], **options: Any)
         **options: of `LmCache.build` (`top_k`, `tail_mass`, `bits`, `batch_size`, ...).
 
     Raises:
-        InputError: a teacher that is not named, rows that cannot be read, or a folder that holds something else.
+        InputError: a teacher that is not named, or of another vocabulary, rows that cannot be read, or a folder that
+            holds something else.
         AbkdError: no room on the disk; what is done is kept.
     """
     return measured_cache(settings, folder, measured=0, **options)[0]
@@ -52,7 +53,8 @@ def measured_cache(
     """
     import datasets
 
-    from abkd.lm import answered, answers_beside, lm_config, load_rows, load_teacher, load_tokenizer, place_of
+    from abkd.lm import answered, lm_config, load_rows, load_teacher, load_tokenizer, shared_vocabulary
+    from abkd.lm._parts import answers_beside, place_of, tokenizer_of_teacher
     from abkd.lm.data import tokenise
     from abkd.teachers import LmCache
 
@@ -63,6 +65,9 @@ def measured_cache(
     rows = load_rows(settings.data, tokenizer)
     temperature = options.pop("temperature", None) or _temperature(settings)
     teacher = load_teacher(settings.teacher).to(place_of(settings.training))
+    if (theirs := tokenizer_of_teacher(settings)) is not None:
+        classes = int(teacher.get_output_embeddings().weight.shape[0])
+        shared_vocabulary(tokenizer, theirs, classes, classes)
     if settings.data.answers is not None:
         shown = options.get("progress", True)
         rows = answered(rows, settings, teacher, tokenizer, answers_beside(Path(folder)), progress=shown)

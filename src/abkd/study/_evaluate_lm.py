@@ -22,6 +22,8 @@ _WEIGHTS = "best"
 def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: Newest[LmParts]) -> dict[str, float]:
     """KL and NLL of a run's saved model on its own held-out test rows; on its validation rows without any.
 
+    A teacher with another vocabulary is left out.
+
     Args:
         settings: of the run, as in its run.json.
         run: its folder.
@@ -31,7 +33,8 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
     Raises:
         InputError: neither kind of rows, or a teacher, rows or answers that are no longer there.
     """
-    from abkd.lm import LmRun, lm_config, load_model, load_parts, place_of
+    from abkd.lm import LmRun, lm_config, load_model, load_parts
+    from abkd.lm._parts import place_of
     from abkd.lm.data import tokenise
     from abkd.lm.evaluation import held_out
 
@@ -50,11 +53,12 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
         raise InputError(f"{run}: the run held no rows out; name test sets with --set")
     place = place_of(wanted.training)
     model = load_model(run / which).to(place)
-    if parts.teacher is not None:
-        parts.teacher.to(place)
+    teacher = parts.teacher if parts.compares else None
+    if teacher is not None:
+        teacher.to(place)
     length = lm_config(wanted, "unused").max_length
     tokenised = tokenise(rows, parts.tokenizer, max_length=length)
-    return held_out(model, tokenised, parts.tokenizer, teacher=parts.teacher)
+    return held_out(model, tokenised, parts.tokenizer, teacher=teacher)
 
 
 def _where_it_lies_now(wanted: LmRun, run: Path) -> LmRun:
@@ -110,8 +114,8 @@ def evaluate_texts(
         load_sets,
         load_tokenizer,
         model_path,
-        place_of,
     )
+    from abkd.lm._parts import place_of
     from abkd.lm.evaluation import SEEDS, Decoding, evaluate
 
     quiet_libraries()

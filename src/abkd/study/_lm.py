@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from abkd.lm import LmParts, LmRun, LmTeacher
 
 _HELD_OUT = (
-    Column("KL", "forward_kl", digits=3, higher_is_better=False),
-    Column("KL at start", "forward_kl", which="start", digits=3, higher_is_better=False),
+    Column("KL", "forward_kl", digits=3, higher_is_better=False, optional=True),
+    Column("KL at start", "forward_kl", which="start", digits=3, higher_is_better=False, optional=True),
     Column("NLL", "nll", digits=3, higher_is_better=False),
     Column("NLL at start", "nll", which="start", digits=3, higher_is_better=False),
-    Column("agreem. %", "agreement", scale=100, digits=1),
+    Column("agreem. %", "agreement", scale=100, digits=1, optional=True),
 )
 _NOTE = (
     "Mean ± standard deviation over n seeds, of the epoch chosen by the validation rows. KL: forward KL from the "

@@ -1,0 +1,95 @@
+"""The rows of a language run: to train on, held out, test sets, and plain text."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from abkd.errors import InputError, needed
+from abkd.lm._settings import LmData, LmRun
+from abkd.lm.data import load_instructions
+
+
+def load_rows(data: LmData, tokenizer: Any) -> dict[str, Any]:
+    """The rows of `train`, and of `validation` and `test` where they are asked for.
+
+    Raises:
+        InputError: rows without responses, or too few.
+    """
+    whole = load_instructions(data.train, "train", **_reading(data, data.train, tokenizer))
+    if data.answers is None and not {"completion", "messages"} & set(whole.column_names):
+        raise InputError(f"{data.train}: holds prompts without responses; let the teacher write them: data.answers")
+    order = list(range(len(whole)))
+    random.Random(data.split_seed).shuffle(order)
+    found: dict[str, Any] = {}
+    for name, wanted in (("test", data.test), ("validation", data.validation)):
+        if wanted is None:
+            continue
+        if isinstance(wanted, str):
+            found[name] = load_instructions(wanted, "validation", **_reading(data, wanted, tokenizer))
+            continue
+        count = wanted if isinstance(wanted, int) else max(round(wanted * len(whole)), 1)
+        found[name] = whole.select(sorted(order[:count]))
+        order = order[count:]
+    if not order:
+        raise InputError(f"{data.train}: of its {len(whole)} rows none is left to train on; hold out fewer")
+    return {"train": whole.select(order[: data.train_size]), **found}
+
+
+def load_sets(settings: LmRun, tokenizer: Any) -> dict[str, Any]:
+    """The test sets of a run, by name (of a file or folder, its own name without ending)."""
+    data, wanted = settings.data, settings.evaluation
+    found: dict[str, Any] = {}
+    for name in wanted.sets:
+        title = Path(name).stem if Path(name).exists() else name.replace("/", "-")
+        if title in found:
+            raise InputError(f"evaluation.sets: two sets of the name {title!r}; name them differently")
+        found[title] = load_instructions(
+            name, "test", template=data.template, tokenizer=tokenizer, root=_root(data, name), size=wanted.size
+        )
+        if "references" not in found[title].column_names and "messages" not in found[title].column_names:
+            raise InputError(f"{name}: has no references to compare with")
+    return found
+
+
+def load_plain_text(name: str) -> Any:
+    """Rows with a column `text`, from a file or the hub.
+
+    Raises:
+        InputError: none could be read.
+    """
+    with needed("datasets", "lm"):
+        import datasets
+        from datasets.exceptions import DatasetsError
+
+    path = Path(name)
+    kinds = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+    try:
+        if path.is_file():
+            kind = kinds.get(path.suffix)
+            if kind is None:
+                raise InputError(f"{name}: expected a .txt, .json, .jsonl or .parquet file")
+            return datasets.load_dataset(kind, data_files=str(path), split="train")
+        return datasets.load_dataset(name, split="train")
+    except (OSError, ValueError, DatasetsError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: no plain text could be read from there ({error})") from error
+
+
+def _reading(data: LmData, name: str, tokenizer: Any) -> dict[str, Any]:
+    return {
+        "template": data.template,
+        "tokenizer": tokenizer,
+        "max_prompt_length": data.max_prompt_length,
+        "drop_empty": data.drop_empty,
+        "root": _root(data, name),
+    }
+
+
+def _root(data: LmData, name: str) -> str | None:
+    """The folder of MiniLLM's data, for the names that are found there."""
+    from abkd.lm.data import TEST_SETS
+
+    return data.root if name in TEST_SETS else None
