@@ -29,7 +29,8 @@ class RunResult:
             run: `accuracy` (top-1, in [0, 1]), `top5`, `nll` (nats), `ece`, and with a teacher `agreement` (share
             of images on which student and teacher choose the same class). Names of a language run: `nll` and with
             a teacher `forward_kl`, `reverse_kl` (nats a token), `agreement` (share of tokens), and `rouge_l` where
-            texts were evaluated. Without a validation split `best` is `last` and there is no `validation`.
+            texts were evaluated, with `rouge_l_SET` and `exact_match_SET` of each set, and their standard errors over
+            the sampling seeds (`..._error`). Without a validation split `best` is `last` and there is no `validation`.
         parameters: `{"student": n, "teacher": m or None}`, numbers of weights.
         history: one dict an epoch: `epoch`, `loss` (the training loss), `validation_nll`, ...
         teacher: the teacher's own metrics on the test split, or None.
