@@ -40,6 +40,7 @@ RULES: dict[str, dict[str, Any]] = {
     "p > 0.0015, 6 bits": {"min_probability": 0.0015},
     "the default: p > 0.0015, at least 32, 6 bits": {},
     "the default's entries, 8 bits": {"bits": 8},
+    "p > 0.0015, at least 44, 6 bits": {"min_probability": 0.0015, "min_entries": 44},
 }
 DIVERGENCES: tuple[Divergence, ...] = (ForwardKL(), AlphaBeta(0.5, 0.5), AlphaBeta(0.2, 0.7), ReverseKL())
 
