@@ -235,6 +235,26 @@ def test_what_a_cache_loses_is_measured(rows: Any, teacher: Any, student: Any, t
         cache_loss(whole, student, student, rows, ForwardKL())
 
 
+def test_a_cache_of_the_power_loses_less_and_is_used_without_being_asked(
+    rows: Any, teacher: Any, student: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    d = AlphaBeta(0.2, 0.7)
+    plain = build(rows, teacher, tokenizer, tmp_path / "plain", top_k=20, bits=16)
+    powered = build(rows, teacher, tokenizer, tmp_path / "powered", top_k=20, bits=16, power=0.9)
+    losses = [cache_loss(cache, student, teacher, rows, d) for cache in (plain, powered)]
+    assert losses[0].bias < losses[1].bias < 0
+
+
+def test_masses_of_another_temperature_are_not_told(rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path) -> None:
+    cache = build(rows, teacher, tokenizer, tmp_path / "warm", top_k=20, temperature=2.0)
+    settings = {"temperature": 2.0, "teacher_cache": cache}
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, lm_toys.tiny_model(seed=1, layers=1), None, **settings)
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert "agreement" in logged
+    assert "teacher_mass" not in logged
+
+
 # Training.
 
 

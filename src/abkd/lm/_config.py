@@ -254,7 +254,8 @@ class DistillationConfig(FromSettings, SFTConfig):
             )
 
     def _check_lengths_have_use(self) -> None:
-        if self.max_new_tokens is not None and self.student_sampling() is None and self.teacher_sampling() is None:
+        written = [self.student_sampling(), self.teacher_sampling()]
+        if self.max_new_tokens is not None and written == [None, None]:
             raise InputError(
                 f"max_new_tokens has no effect: with method {self.method!r} neither student nor teacher writes text to "
                 "train on (texts of the evaluation have validation_texts['max_new_tokens']): leave it out"
