@@ -9,7 +9,7 @@ from typing import Any
 
 from abkd.engine import ProgressBar
 from abkd.errors import InputError
-from abkd.lm._adapters import same_model
+from abkd.lm._adapters import read_tokenizer, same_model
 from abkd.lm._config import DistillationConfig
 from abkd.lm._data import (
     ENDED,
@@ -225,7 +225,7 @@ class Setup:
 
     def _teacher_tokenizer(self) -> Any | None:
         if self._teacher_name is not None:
-            return _load_tokenizer(self._teacher_name, self.args)
+            return read_tokenizer(self._teacher_name, trust_remote_code=self.args.trust_remote_code)
         return load_tokenizer_of(base_of(self.teacher), self.args.trust_remote_code)
 
     def _teacher_text(self, dataset: Any, sampling: Sampling) -> Any:
@@ -309,7 +309,7 @@ def _with_template(tokenizer: Any, args: DistillationConfig) -> Any:
     if Path(place).is_file() and place.endswith((".jinja", ".j2")):
         tokenizer.chat_template = Path(place).read_text(encoding="utf-8")
     else:
-        tokenizer.chat_template = _load_tokenizer(place, args).chat_template
+        tokenizer.chat_template = read_tokenizer(place, trust_remote_code=args.trust_remote_code).chat_template
     return tokenizer
 
 
@@ -319,13 +319,4 @@ def _tokenizer(student: Any, given: Any, args: DistillationConfig) -> Any:
     name = student if isinstance(student, str) else getattr(base_of(student).config, "_name_or_path", "")
     if not name:
         raise InputError("the student does not say where its tokenizer is: give processing_class")
-    return _load_tokenizer(name, args)
-
-
-def _load_tokenizer(name: str, args: DistillationConfig) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=args.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no tokenizer could be loaded from there ({error})") from error
+    return read_tokenizer(name, trust_remote_code=args.trust_remote_code)

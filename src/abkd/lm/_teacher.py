@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from abkd.errors import InputError
+from abkd.lm._adapters import read_tokenizer
 from abkd.lm._batch import counted, model_inputs
 from abkd.lm._hidden import Predictions, add_head_call, call_with_head
 from abkd.losses import DenseTargets, HiddenTargets, Targets
@@ -115,14 +116,12 @@ def load_teacher(name: str, settings: Mapping[str, Any] | None, trust_remote_cod
 
 def load_tokenizer_of(model: Any, trust_remote_code: bool) -> Any | None:
     """The tokenizer saved beside a model, where its config says where that is and it can be read; else None."""
-    from transformers import AutoTokenizer
-
     source = getattr(model.config, "_name_or_path", "")
     if not source:
         return None
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError):
+        return read_tokenizer(source, trust_remote_code=trust_remote_code)
+    except InputError:
         return None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abkd.errors import InputError
+from abkd.teachers._lm_cache_rows import vocabulary_of
 
 _SHOWN = 3
 
@@ -41,15 +42,14 @@ def shared_vocabulary(
     Raises:
         InputError: a token id stands for different strings, or a model has fewer classes than its tokenizer.
     """
-    mine = _tokens(student_tokenizer)
-    size = max(mine) + 1
+    mine, size = _tokens(student_tokenizer), vocabulary_of(student_tokenizer)
     note: str | None = None
     if teacher_tokenizer is not None:
-        theirs = _tokens(teacher_tokenizer)
-        common = min(size, max(theirs) + 1)
+        theirs, known = _tokens(teacher_tokenizer), vocabulary_of(teacher_tokenizer)
+        common = min(size, known)
         _check_same(mine, theirs, common)
-        if max(theirs) + 1 != size:
-            note = f"the tokenizers have {size} and {max(theirs) + 1} tokens; the {common} that both know are compared"
+        if known != size:
+            note = f"the tokenizers have {size} and {known} tokens; the {common} that both know are compared"
         size = common
     smallest = min(student_size, teacher_size)
     if smallest < size:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -50,6 +51,23 @@ def row_of(example: Mapping[str, Any]) -> Row:
             raise InputError(f"a row has {len(ids)} tokens, but labels or a mask of {len(part)}: tokenise it anew")
         counts &= part
     return Row(ids, counts[1:])
+
+
+def padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows as one batch, filled up on the right with id 0.
+
+    Returns:
+        Token ids (B, S), the attention mask (B, S) of 0 and 1, and which tokens after the first count (B, S - 1), bool.
+    """
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.zeros((len(rows), longest), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    counted = torch.zeros((len(rows), longest - 1), dtype=torch.bool)
+    for line, row in enumerate(rows):
+        ids[line, : len(row.ids)] = torch.from_numpy(row.ids)
+        mask[line, : len(row.ids)] = 1
+        counted[line, : len(row.counted)] = torch.from_numpy(row.counted)
+    return ids, mask, counted
 
 
 def rows_in(batch: Mapping[str, Any]) -> list[Row]:

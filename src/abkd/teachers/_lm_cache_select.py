@@ -14,7 +14,7 @@ from torch import Tensor
 from abkd.errors import InputError
 from abkd.losses import SparseTargets
 from abkd.teachers._lm_cache_codec import Form
-from abkd.teachers._lm_cache_rows import Row
+from abkd.teachers._lm_cache_rows import Row, padded
 
 DEFAULT_MIN_PROBABILITY = 0.0015
 DEFAULT_MIN_ENTRIES = 32
@@ -134,14 +134,9 @@ class Asker:
     @torch.no_grad()
     def ask(self, rows: Sequence[Row]) -> list[SparseTargets]:
         """Targets of each row's counted positions, the rows run as one batch."""
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.zeros((len(rows), longest), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for line, row in enumerate(rows):
-            ids[line, : len(row.ids)] = torch.from_numpy(row.ids)
-            mask[line, : len(row.ids)] = 1
+        ids, mask, _ = padded(rows)
         first = min((int(row.counted.argmax()) for row in rows if row.counted.any()), default=0)
-        options: dict[str, Any] = {"logits_to_keep": longest - first} if self._keeps else {}
+        options: dict[str, Any] = {"logits_to_keep": ids.shape[1] - first} if self._keeps else {}
         logits: Tensor = self.model(
             input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False, **options
         ).logits

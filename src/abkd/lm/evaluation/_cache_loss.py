@@ -17,7 +17,7 @@ from abkd.lm._teacher import found_at
 from abkd.losses import DenseTargets, Targets
 from abkd.losses._sparse import Tail
 from abkd.teachers import LmCache
-from abkd.teachers._lm_cache_rows import check_tokenised, row_columns, row_of
+from abkd.teachers._lm_cache_rows import check_tokenised, padded, row_columns, row_of
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,8 @@ def _value_and_gradient(
 
 
 def _batch(rows: list[Any], device: torch.device) -> dict[str, Tensor]:
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.zeros((len(rows), longest), dtype=torch.long)
-    batch = {"input_ids": ids, "attention_mask": torch.zeros_like(ids), "labels": torch.full_like(ids, -100)}
-    for line, row in enumerate(rows):
-        tokens = torch.from_numpy(row.ids).long()
-        batch["input_ids"][line, : len(tokens)] = tokens
-        batch["attention_mask"][line, : len(tokens)] = 1
-        batch["labels"][line, 1 : len(tokens)][torch.from_numpy(row.counted)] = tokens[1:][
-            torch.from_numpy(row.counted)
-        ]
+    ids, mask, counted = padded(rows)
+    labels = torch.full_like(ids, -100)
+    labels[:, 1:][counted] = ids[:, 1:][counted]
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     return {name: value.to(device) for name, value in batch.items()}

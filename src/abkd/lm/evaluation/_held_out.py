@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abkd.errors import InputError
-from abkd.teachers._lm_cache_rows import check_tokenised, row_columns, row_of, vocabulary_of
+from abkd.teachers._lm_cache_rows import check_tokenised, padded, row_columns, row_of, vocabulary_of
 
 _BLOCK = 256
 
@@ -55,14 +55,7 @@ def held_out(model: Any, dataset: Any, tokenizer: Any, *, teacher: Any = None, b
 
 
 def _add(sums: dict[str, float], model: Any, teacher: Any, rows: list[Any], classes: int) -> None:
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.zeros((len(rows), longest), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    counted = torch.zeros((len(rows), longest - 1), dtype=torch.bool)
-    for line, row in enumerate(rows):
-        ids[line, : len(row.ids)] = torch.from_numpy(row.ids)
-        mask[line, : len(row.ids)] = 1
-        counted[line, : len(row.counted)] = torch.from_numpy(row.counted)
+    ids, mask, counted = padded(rows)
     labels = ids[:, 1:][counted]
     ours = _logits(model, ids, mask, counted)
     theirs = None if teacher is None else _logits(teacher, ids, mask, counted)
