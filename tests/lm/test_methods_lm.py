@@ -220,6 +220,14 @@ def test_what_a_policy_gradient_refuses(
 # SeqKD.
 
 
+def test_prompts_without_room_for_the_teachers_text_are_found_before_it_writes(
+    tmp_path: Path, tokenizer: Any, teacher: Any, instructions: Any
+) -> None:
+    with pytest.raises(InputError, match=r"the teacher's text, prompt 1 .*512 positions"):
+        TeacherText(teacher, tokenizer, Sampling(max_new_tokens=510), tmp_path / "parts", batch=8).of(instructions)
+    assert not list((tmp_path / "parts").glob("part-*"))
+
+
 def test_the_teachers_text_is_written_once_and_resumed(
     tmp_path: Path, tokenizer: Any, teacher: Any, instructions: Any, monkeypatch: Any
 ) -> None:

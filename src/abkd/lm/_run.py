@@ -146,9 +146,9 @@ def _test(trainer: DistillationTrainer, judge: Judge, run: RunFolder, start: dic
     differs = best is not None and bool(best.weights) and best.step != trainer.state.global_step
     tested: dict[str, dict[str, float]] = {}
     if differs and best is not None:
-        tested["last"] = on_main(lambda: _kept(model, judge, run.path / "last"))
+        tested["last"] = on_main(lambda: _kept(trainer, model, judge, run.path / "last"))
         model.load_state_dict(best.weights)
-    tested["best"] = on_main(lambda: _kept(model, judge, run.path / "best"))
+    tested["best"] = on_main(lambda: _kept(trainer, model, judge, run.path / "best"))
     if not differs:
         tested["last"] = dict(tested["best"])
         on_main(lambda: _same(run.path / "best", run.path / "last"))
@@ -160,9 +160,9 @@ def _test(trainer: DistillationTrainer, judge: Judge, run: RunFolder, start: dic
     return Measured(tested, None if teacher_nll is None else {"nll": teacher_nll})
 
 
-def _kept(model: Any, judge: Judge, folder: Path) -> dict[str, float]:
-    """What a model measures, once it is saved."""
-    _save(model, judge.parts.tokenizer, folder)
+def _kept(trainer: DistillationTrainer, model: Any, judge: Judge, folder: Path) -> dict[str, float]:
+    """What a model measures, once it is saved with the tokenizer that it was trained with."""
+    _save(model, trainer.processing_class, folder)
     return judge.held_out(model)
 
 

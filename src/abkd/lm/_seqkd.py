@@ -13,7 +13,7 @@ import torch
 from abkd.engine import Report
 from abkd.errors import InputError
 from abkd.lm._data import ENDED, is_dialogue
-from abkd.lm._generate import end_tokens, pad_token, write_texts
+from abkd.lm._generate import check_lengths, end_tokens, pad_token, write_texts
 from abkd.lm._student_settings import Sampling
 from abkd.lm.data import prompt_ids
 from abkd.storage import atomic_write_json, read_json
@@ -78,13 +78,14 @@ class TeacherText:
             report: told how far the work is.
 
         Raises:
-            InputError: rows of another form, a folder with text of another data set, teacher or sampling, or one
-                that is not whole where there is no teacher to finish it.
+            InputError: rows of another form, prompts that leave no room for a text, a folder with text of another data
+                set, teacher or sampling, or one that is not whole where there is no teacher to finish it.
         """
         from datasets import Dataset
 
         prompts = [prompt_of(row) for row in dataset]
         self._open(prompts, rank)
+        self._check_room(prompts)
         parts = range(0, len(prompts), self._batch)
         for start in parts:
             number = start // self._batch
@@ -120,6 +121,13 @@ class TeacherText:
             raise InputError(f"{self._folder}: expected text that a teacher wrote, found none")
         elif rank == 0:
             atomic_write_json(path, wanted)
+
+    def _check_room(self, prompts: list[Any]) -> None:
+        """The teacher has positions for the prompts whose texts are missing, before it writes the first."""
+        if self._teacher is not None:
+            written = [self._path(place // self._batch).is_file() for place in range(len(prompts))]
+            ids = [prompt_ids(self._tokenizer, one) for one, done in zip(prompts, written, strict=True) if not done]
+            check_lengths(self._teacher.config, ids, self._sampling.max_new_tokens, "the teacher's text")
 
     def _write(self, prompts: list[Any], number: int) -> list[tuple[str, bool]]:
         """The texts of a part, and whether each came to its end."""
