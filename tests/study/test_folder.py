@@ -125,3 +125,22 @@ def test_what_counts_as_begun(tmp_path: Path) -> None:
     for name in ("teacher/run.json", "answers/part-000000.json", "runs/a/seed-1/run.json"):
         write(tmp_path / name.partition("/")[0], name)
         assert begun(tmp_path / name.partition("/")[0])
+
+
+def test_a_start_that_fails_before_any_run_is_no_obstacle(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    for _ in range(2):
+        with pytest.raises(InputError, match="columns"), opened(folder, PLAN):
+            write(folder, "recipe.yaml", "environment.json")
+            raise InputError("no such columns")
+        assert not folder.exists()
+    write(folder, "comparison.json", "recipe.yaml")  # of one that was killed
+    with pytest.raises(InputError, match="columns"), opened(folder, PLAN):
+        write(folder, "environment.json")
+        raise InputError("no such columns")
+    assert sorted(entry.name for entry in folder.iterdir()) == ["comparison.json", "recipe.yaml"]
+    with pytest.raises(KeyboardInterrupt), opened(folder, PLAN):
+        write(folder, "runs/a/seed-1/run.json")
+        raise KeyboardInterrupt
+    with pytest.raises(RunExistsError), opened(folder, PLAN):
+        pass

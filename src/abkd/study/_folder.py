@@ -15,6 +15,7 @@ from abkd.study._plan import TEACHER, StudyPlan
 from abkd.study._records import Planned
 
 ANSWERS = "answers"
+_BEFORE_ANY_RUN = (STARTED, "recipe.yaml", "environment.json")
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def opened(
     What `overwrite` replaces is set aside, as `.NAME.replaced` beside the folder. Where the block ends, or after a
     kill where the next one starts, it goes if the new study has a finished run, and comes back if nothing had begun
     (data or teacher could not be loaded, say); in between it stays aside until one of the two holds.
+    A study that ends before anything has begun leaves no files, and what a killed one left is no obstacle.
 
     Args:
         folder: Where to.
@@ -51,27 +53,50 @@ def opened(
         raise InputError("nothing would be measured: give data.validation, data.test or evaluation.sets")
     path = Path(folder)
     join(plan.example.training)
-    on_main(lambda: _open(path, plan, resume, overwrite, inputs))
+    kept = on_main(lambda: _open(path, plan, resume, overwrite, inputs))
     try:
         yield path
     finally:
         if is_main():
+            _remove_unbegun(path, kept)
             _settle(path)
 
 
-def _open(path: Path, plan: StudyPlan[Any], resume: bool, overwrite: bool, inputs: Iterable[str]) -> None:
+def _open(path: Path, plan: StudyPlan[Any], resume: bool, overwrite: bool, inputs: Iterable[str]) -> list[str] | None:
+    """The names that the folder held when it was opened; None if there was no folder."""
     _settle(path)
+    if not resume and not overwrite and _only_unbegun(path):
+        resume = True  # killed before any run: there is nothing to keep or to lose
     if (path / STARTED).is_file() and resume != overwrite:
         if resume:
             _check_resumable(path, plan)
         else:
             _check_outside(path, plan, inputs)
             _replace(path)
+    kept = [entry.name for entry in path.iterdir()] if path.is_dir() else None
     try:
         open_folder(path, plan.methods, plan.seeds, resume=resume, overwrite=overwrite)
     except BaseException:
         _settle(path)
         raise
+    return kept
+
+
+def _only_unbegun(path: Path) -> bool:
+    """Whether a folder holds what a study writes before its first run, and nothing else."""
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set[str]()
+    return STARTED in names and names <= {*_BEFORE_ANY_RUN}
+
+
+def _remove_unbegun(path: Path, kept: Sequence[str] | None) -> None:
+    """Remove what a study wrote before its first run, if none has begun; not what was there before."""
+    if begun(path) or not path.is_dir():
+        return
+    for name in _BEFORE_ANY_RUN:
+        if name not in (kept or ()):
+            (path / name).unlink(missing_ok=True)
+    if kept is None and not any(path.iterdir()):
+        path.rmdir()
 
 
 def begun(folder: Path) -> bool:
