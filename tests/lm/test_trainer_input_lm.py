@@ -13,8 +13,9 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+import abkd
 from abkd.errors import InputError
-from abkd.lm import DistillationConfig, DistillationTrainer
+from abkd.lm import DistillationConfig, DistillationTrainer, lora, make_student
 from abkd.lm._batch import counted
 from abkd.losses import SparseTargets
 
@@ -48,11 +49,65 @@ from abkd.losses import SparseTargets
         ({"select_by": "nll"}, "select_by has no effect without evaluations"),
         ({"validation_texts": {}}, "validation_texts has no effect without evaluations"),
         ({"validation_texts": {"sizes": 3}}, "did you mean 'size'"),
+        ({"student_text": "half"}, "student_text: expected settings by name, such as {'share': 0.5}, got 'half'"),
+        ({"student_text": 0.5}, "such as {'share': 0.5}, got 0.5"),
+        ({"divergence": 3}, "divergence: expected a name, .* got 3"),
+        ({"divergence": 0.5 * abkd.ForwardKL() + 0.5 * abkd.ReverseKL()}, "has no name that settings can keep"),
+        ({"method": "minillm", "method_settings": {"clip": "x"}}, "clip: expected a number above 0, got 'x'"),
+        ({"method_settings": "clip"}, "method_settings: expected settings by name"),
     ],
 )
 def test_bad_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DistillationConfig(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+def test_a_divergence_object_is_kept_as_settings(tmp_path: Path) -> None:
+    made = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, divergence=abkd.AlphaBeta(0.2, 0.7))
+    assert made.divergence == {"name": "alpha_beta", "alpha": 0.2, "beta": 0.7}
+    assert made.objective().at(0.0).divergence == abkd.AlphaBeta(0.2, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_dataset": None}, "train_dataset: expected a datasets.Dataset or a list of dicts"),
+        ({"train_dataset": [{"prompt": "a", "completion": "b"}, 3]}, "row 2: expected a dict"),
+        ({"train_dataset": [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": 3}]}, "one kind"),
+        ({"teacher_model": None, "teacher_cache": 3}, "teacher_cache: expected an LmCache or its folder, got int"),
+        ({"teacher_model": None, "teacher_cache": "no-such-folder"}, "no-such-folder: expected a teacher cache"),
+        ({"teacher_model": None, "teacher_cache": __file__}, "expected a teacher cache, a folder"),
+        ({"teacher_model": "./no-such-model"}, "no-such-model"),
+    ],
+)
+def test_wrong_kinds_of_data_and_models(
+    tmp_path: Path, student: Any, teacher: Any, tokenizer: Any, given: dict[str, Any], message: str
+) -> None:
+    rows = [{"prompt": "a", "completion": " b"}] * 2
+    whole = {"teacher_model": teacher, "train_dataset": rows, "processing_class": tokenizer, **given}
+    args = DistillationConfig(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(InputError, match=message):
+        DistillationTrainer(student, args=args, **whole)
+
+
+def test_evaluations_need_rows_and_a_list_of_rows_is_taken(
+    tmp_path: Path, student: Any, teacher: Any, tokenizer: Any
+) -> None:
+    rows = [{"prompt": "a", "completion": " b"}] * 2
+    args = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, eval_strategy="epoch")
+    with pytest.raises(InputError, match="without an eval_dataset|no eval_dataset"):
+        DistillationTrainer(student, teacher, args, train_dataset=rows, processing_class=tokenizer)
+    made = DistillationTrainer(
+        student, teacher, args, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer
+    )
+    assert len(made.train_dataset) == 2
+
+
+def test_sizes_that_are_no_numbers(teacher: Any) -> None:
+    with pytest.raises(InputError, match="r: expected a whole number, got 'x'"):
+        lora(r="x")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="layers: expected 1 to 2"):
+        make_student(teacher, layers="2")  # type: ignore[arg-type]
 
 
 def test_plain_settings(tmp_path: Path) -> None:

@@ -105,7 +105,11 @@ def lora(
         InputError: a value out of range.
         MissingPackageError: `peft` is not installed.
     """
-    if isinstance(r, bool) or r < 1:
+    given: tuple[Any, Any, Any] = (r, alpha, dropout)
+    for name, value, kind in zip(("r", "alpha", "dropout"), given, (int, int | float, int | float), strict=True):
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise InputError(f"{name}: expected a {'whole ' if kind is int else ''}number, got {value!r}")
+    if r < 1:
         raise InputError(f"r: expected a rank of at least 1, got {r!r}")
     if not alpha > 0:
         raise InputError(f"alpha: expected a number above 0, got {alpha!r}")

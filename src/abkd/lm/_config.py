@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from trl.trainer.sft_config import SFTConfig
 
+from abkd.divergences import Divergence
 from abkd.engine import FromSettings
 from abkd.errors import InputError, nearest
 from abkd.lm._methods import Method, method_named
 from abkd.lm._minillm import PolicyGradient, check_policy_settings
-from abkd.lm._objective import ScheduledObjective
-from abkd.lm._student_settings import Sampling, StudentText, sampling_of, student_text_of
+from abkd.lm._objective import ScheduledObjective, named
+from abkd.lm._student_settings import Sampling, StudentText, check_mapping, sampling_of, student_text_of
 from abkd.lm._validation_texts import ROUGE_L, ValidationTexts, validation_texts_of
 
 
@@ -29,7 +30,8 @@ class DistillationConfig(FromSettings, SFTConfig):
 
     Attributes:
         method: a name of `abkd.lm.METHODS`.
-        divergence: a name, or `{"name": ..., setting: value}`, in place of the method's own.
+        divergence: a name, `{"name": ..., setting: value}` or an object such as `abkd.ForwardKL()` (kept as such a
+            mapping), in place of the method's own.
         alpha, beta: short for `divergence={"name": "alpha_beta", "alpha": ..., "beta": ...}`; both or neither.
         temperature, kd_weight: of the divergence; 1 unless given.
         ce_weight: of the cross-entropy on the data set's response tokens; None is the method's.
@@ -99,6 +101,7 @@ class DistillationConfig(FromSettings, SFTConfig):
         ):  # newer transformers renamed what TRL still sets
             if getattr(self, new, False) is None:
                 setattr(self, new, getattr(self, old))
+        self._check_kinds()
         self._refuse_what_has_no_effect()
         super().__post_init__()
         self.objective()
@@ -282,6 +285,25 @@ class DistillationConfig(FromSettings, SFTConfig):
                 raise InputError("give either divergence or alpha and beta, not both")
             return {"name": "alpha_beta", "alpha": self.alpha, "beta": self.beta}
         return {"name": self.divergence} if isinstance(self.divergence, str) else self.divergence
+
+    def _check_kinds(self) -> None:
+        """Settings that are mappings are; a divergence is kept as one."""
+        if isinstance(self.divergence, Divergence):
+            self.divergence = named(self.divergence)
+        elif not isinstance(self.divergence, str | Mapping | None):
+            raise InputError(
+                "divergence: expected a name, {'name': 'alpha_beta', 'alpha': 0.2, 'beta': 0.7}, or an object such as "
+                f"abkd.ForwardKL(), got {self.divergence!r}"
+            )
+        examples = {
+            "student_text": "{'share': 0.5}",
+            "teacher_text": "{'max_new_tokens': 64}",
+            "validation_texts": "{'size': 100}",
+            "method_settings": "{'clip': 0.2}",
+        }
+        for name, example in examples.items():
+            if getattr(self, name) is not None:
+                check_mapping(getattr(self, name), name, example)
 
     def _refuse_what_has_no_effect(self) -> None:
         if self.label_smoothing_factor:

@@ -17,12 +17,44 @@ _FORMS = (
 )
 
 
+def as_dataset(given: Any, where: str) -> Any:
+    """A list of rows as a `datasets.Dataset`; all else as it is.
+
+    Raises:
+        InputError: rows that are no dicts, or have values of different kinds in one column.
+    """
+    if not isinstance(given, list):
+        return given
+    import datasets
+
+    rows = cast("list[Any]", given)
+    odd = next((number for number, row in enumerate(rows, 1) if not isinstance(row, Mapping)), None)
+    if odd is not None:
+        raise InputError(f"{where}, row {odd}: expected a dict of columns, got {type(rows[odd - 1]).__name__}")
+    try:
+        return datasets.Dataset.from_list([dict(row) for row in rows])
+    except (pyarrow_error(), UnicodeEncodeError, OverflowError) as error:
+        raise InputError(f"{where}: these rows make no table ({error}): one kind of value in each column") from error
+
+
+def pyarrow_error() -> type[Exception]:
+    """What pyarrow raises of values that do not fit together."""
+    import pyarrow
+
+    return pyarrow.ArrowException
+
+
 def check_columns(dataset: Any, where: str, text_field: str) -> dict[str, Any]:
     """The first row of a data set whose columns are one of TRL's forms.
 
     Raises:
         InputError: it is empty, has other columns, or its first completion is empty.
     """
+    if dataset is None or isinstance(dataset, str) or not hasattr(dataset, "__iter__"):
+        raise InputError(
+            f"{where}: expected a datasets.Dataset or a list of dicts, with the columns {_FORMS}; got {dataset!r:.80} "
+            "(abkd.lm.load_instructions reads files)"
+        )
     row: Any = next(iter(dataset), None)
     if row is None:
         raise InputError(f"{where} is empty: expected at least one row")

@@ -47,7 +47,7 @@ class PolicyGradient:
     whiten: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.clip, bool) or not self.clip > 0:
+        if isinstance(self.clip, bool) or not isinstance(self.clip, int | float) or not self.clip > 0:  # pyright: ignore[reportUnnecessaryIsInstance] - users'
             raise InputError(f"method_settings.clip: expected a number above 0, got {self.clip!r}")
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
             raise InputError(f"method_settings.epochs: expected a whole number of at least 1, got {self.epochs!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from abkd.divergences import Divergence
 from abkd.divergences import by_name as divergence_named
+from abkd.divergences import names as divergence_names
 from abkd.engine import Schedule, as_schedule, is_schedule
 from abkd.errors import InputError
 from abkd.lm._hidden import Predictions
@@ -103,6 +104,22 @@ class ScheduledObjective:
         if divergence is None and objective.ce_weight == 0:
             raise InputError("the loss is empty: no divergence, and ce_weight is 0")
         return objective
+
+
+def named(divergence: Divergence) -> dict[str, Any]:
+    """A divergence as `{"name": ..., setting: value}`, from which `divergence_named` makes an equal one.
+
+    Raises:
+        InputError: it has no name: a weighted sum, or one of the user's own.
+    """
+    settings = {field.name: getattr(divergence, field.name) for field in fields(cast("Any", divergence))}
+    key = getattr(divergence, "key", None)
+    if key not in divergence_names() or type(divergence_named(key, **settings)) is not type(divergence):
+        raise InputError(
+            f"divergence: {divergence!r} has no name that settings can keep: give one of "
+            f"{', '.join(divergence_names())}"
+        )
+    return {"name": key, **settings}
 
 
 LANGUAGE_MODELLING = Objective(None, ce_weight=1.0, kd_weight=0.0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from abkd.engine import ProgressBar
 from abkd.errors import InputError
@@ -49,6 +50,21 @@ def checked_config(args: Any) -> DistillationConfig:
             f"launch, torchrun --nproc_per_node {args.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES=0)"
         )
     return args
+
+
+def opened_cache(given: Any) -> Any:
+    """A teacher cache as given, or opened where its folder is given.
+
+    Raises:
+        InputError: no cache there, or something that is none.
+    """
+    from abkd.teachers import LmCache
+
+    if isinstance(given, str | os.PathLike):
+        return LmCache.open(cast("str | os.PathLike[str]", given))
+    if given is not None and not hasattr(given, "targets_for"):
+        raise InputError(f"teacher_cache: expected an LmCache or its folder, got {type(given).__name__}")
+    return given
 
 
 class Setup:
@@ -250,6 +266,11 @@ class Setup:
 
     def _check_given(self, student: Any, teacher: Any, eval_dataset: Any) -> None:
         method = self.args.method_definition()
+        strategy = str(getattr(self.args.eval_strategy, "value", self.args.eval_strategy))
+        if eval_dataset is None and strategy != "no":
+            raise InputError(
+                f"eval_strategy is {strategy!r}, and there is no eval_dataset: give one, or set it to 'no'"
+            )
         if isinstance(eval_dataset, dict):
             self._check_leader()
         if self.args.teacher_model_init_kwargs is not None and not isinstance(teacher, str):

@@ -105,11 +105,22 @@ def sampling_of(settings: Mapping[str, Any], where: str) -> Sampling:
 
 
 def _known(settings: Mapping[str, Any], kind: type[Sampling], where: str) -> dict[str, Any]:
+    check_mapping(settings, where, "{'max_new_tokens': 64}" if kind is Sampling else "{'share': 0.5}")
     names = [field.name for field in fields(kind)]
     for key in settings:
         if key not in names:
             raise InputError(f"{where}.{key}: unknown key; {nearest(str(key), names)}")
     return dict(settings)
+
+
+def check_mapping(value: Any, where: str, example: str) -> None:
+    """A setting that is a mapping of settings.
+
+    Raises:
+        InputError: it is anything else; the message has an example.
+    """
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where}: expected settings by name, such as {example}, got {value!r}")
 
 
 def _check_number(owner: Any, name: str, holds: Callable[[float], bool], within: str) -> None:

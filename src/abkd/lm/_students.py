@@ -123,10 +123,10 @@ def _chosen(
 ) -> list[int]:
     if keep not in _KEEP:
         raise InputError(f"keep: unknown choice {keep!r}; {nearest(str(keep), _KEEP)}")
-    if isinstance(layers, Sequence):
+    if isinstance(layers, Sequence) and not isinstance(layers, str):  # a text is a sequence too
         return _checked(list(layers), count)
     if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= count:
-        raise InputError(f"layers: expected 1 to {count}, as many as the teacher has, got {layers}")
+        raise InputError(f"layers: expected 1 to {count}, as many as the teacher has, or indices, got {layers!r}")
     if keep == "even" or layers == count:
         return [round(index * (count - 1) / max(layers - 1, 1)) for index in range(layers)]
     if tokenizer is None:

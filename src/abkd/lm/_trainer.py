@@ -14,13 +14,13 @@ from abkd.engine import EngineTrainer, TrainingError
 from abkd.errors import InputError
 from abkd.lm._batch import IGNORED, OWN_TEXT, PRETRAIN, ROLLOUT, counted, model_inputs
 from abkd.lm._config import DistillationConfig
-from abkd.lm._data import say
+from abkd.lm._data import as_dataset, say
 from abkd.lm._hidden import Predictions, add_head_call, call_with_head, drop_fused_head
 from abkd.lm._measures import Measures
 from abkd.lm._minillm import policy_loss
 from abkd.lm._objective import LANGUAGE_MODELLING, Objective, objective_loss
 from abkd.lm._pretraining import PlainText
-from abkd.lm._setup import Setup, checked_config
+from abkd.lm._setup import Setup, checked_config, opened_cache
 from abkd.lm._student_text import StudentWriter
 from abkd.lm._teacher import base_of, found_at
 from abkd.lm._validation_texts import ROUGE_L
@@ -52,15 +52,16 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
             without one, or with `teacher_cache`.
         args: a `DistillationConfig`.
         data_collator: TRL's unless given.
-        train_dataset: rows of prompt and completion, of messages, tokenised (input_ids, labels), or plain text.
+        train_dataset: rows of prompt and completion, of messages, tokenised (input_ids, labels), or plain text; a
+            `datasets.Dataset`, or a list of dicts.
         eval_dataset: likewise; a validation split, never the test split.
         processing_class: the tokenizer; the student's unless given.
         compute_metrics: as in transformers; costs a forward pass with all logits. The trainer's own metrics (nll,
             agreement, ...) need none.
         callbacks, optimizers: as in transformers.
         peft_config: trains an adapter, as in TRL.
-        teacher_cache: an `abkd.teachers.LmCache`, which gives the teacher's targets by the content of each row; the
-            teacher is then not loaded.
+        teacher_cache: an `abkd.teachers.LmCache`, or its folder, which gives the teacher's targets by the content of
+            each row; the teacher is then not loaded.
         pretrain_dataset: rows with a column `text`, for an LM loss beside the method's, of weight `pretrain_weight`.
 
     Attributes:
@@ -97,7 +98,13 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         pretrain_dataset: Any = None,
     ) -> None:
         args = checked_config(args)
-        setup = Setup(model, teacher_model, args, train_dataset, eval_dataset, processing_class, teacher_cache)
+        train_dataset, eval_dataset = (
+            as_dataset(train_dataset, "train_dataset"),
+            as_dataset(eval_dataset, "eval_dataset"),
+        )
+        setup = Setup(
+            model, teacher_model, args, train_dataset, eval_dataset, processing_class, opened_cache(teacher_cache)
+        )
         before = None if isinstance(model, str) else base_of(model).__dict__.get("forward")
         super().__init__(
             cast("nn.Module", model),  # or its name, which TRL loads
