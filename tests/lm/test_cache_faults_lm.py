@@ -71,9 +71,8 @@ def test_a_damaged_part_is_found_and_made_anew_while_building(
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CorruptFileError, match=r"part-00001/data\.arrow: its content has changed"):
+    with pytest.raises(CorruptFileError, match=r"part-00001/data\.arrow: its content has changed.*`abkd cache`"):
         LmCache.open(tmp_path / "c")
-    (tmp_path / "c" / "manifest.json").unlink()
     build(rows, teacher, tokenizer, tmp_path / "c")
     LmCache.open(tmp_path / "c")
 

@@ -56,6 +56,8 @@ class LmCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, verify: bool = True) -> None:
+        if Path(folder).is_file():
+            raise InputError(f"{folder}: expected a teacher cache, a folder, got a file; make one with `abkd cache`")
         place = CacheFolder(folder)
         self.folder = Path(folder)
         self.summary: dict[str, Any] = place.summary()
@@ -101,7 +103,7 @@ class LmCache:
         """Ask a teacher for all tokens that count in a data set, and keep its answers.
 
         The folder fills in parts, each whole or absent. After an interruption the same call goes on with the first
-        part that is missing; when everything is there it only opens the cache.
+        part that is missing or damaged; when everything is there and unchanged it only opens the cache.
 
         Args:
             dataset: tokenised rows: `input_ids` and `labels` (-100: does not count) or TRL's masks, as in

@@ -63,8 +63,9 @@ def build(
     identity = _identity(rows, teacher, tokenizer, rule, form)
     place.start({**identity, "rows_per_part": rows_per_part}, resume=resume)
     size = int(place.identity()["rows_per_part"])
-    if place.complete:
+    if place.whole():
         return
+    place.reopen()
     place.check_room(_guess(rule, form) * tokens + dataset.data.nbytes, 0)
     _Builder(dataset, rows, Asker(teacher, rule, form), form, place, size, batch_size).run(progress)
 

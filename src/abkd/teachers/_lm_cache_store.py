@@ -32,6 +32,7 @@ _PARTS = "parts"
 _DATA = "data.arrow"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SPARE = 1.05
+_MENDED = "the `abkd cache` command that made this folder makes the damaged part anew"
 _WORDS = {
     "teacher": "another teacher (its weights or precision differ)",
     "tokenizer": "another tokenizer",
@@ -131,7 +132,7 @@ class CacheFolder:
         files = [self._part(number) / _DATA for number in range(parts)]
         for file in files:
             if not file.is_file():
-                raise CorruptFileError(f"{file}: a part of the teacher cache is missing; build it again to resume")
+                raise CorruptFileError(f"{file}: a part of the teacher cache is missing; {_MENDED}")
         return datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
 
     def finish(self, dataset: Any, summary: Mapping[str, Any], parts: int) -> None:
@@ -177,7 +178,24 @@ class CacheFolder:
         Raises:
             CorruptFileError: one has changed.
         """
-        verify_manifest(self.path)
+        try:
+            verify_manifest(self.path)
+        except CorruptFileError as error:
+            raise CorruptFileError(f"{error}; {_MENDED}") from error
+
+    def reopen(self) -> None:
+        """Take back that the cache is whole, so that building it makes anew what is missing or damaged."""
+        (self.path / MANIFEST_NAME).unlink(missing_ok=True)
+
+    def whole(self) -> bool:
+        """Whether the last file was written, and nothing has changed since."""
+        if not self.complete:
+            return False
+        try:
+            verify_manifest(self.path)
+        except CorruptFileError:
+            return False
+        return True
 
     def check_room(self, need: float, done: int) -> None:
         """There is room for `need` bytes more.
