@@ -127,20 +127,24 @@ def test_what_counts_as_begun(tmp_path: Path) -> None:
         assert begun(tmp_path / name.partition("/")[0])
 
 
+def stopped(folder: Path, error: BaseException, *names: str) -> None:
+    """A study that stops after writing these files."""
+    with opened(folder, PLAN):
+        write(folder, *names)
+        raise error
+
+
 def test_a_start_that_fails_before_any_run_is_no_obstacle(tmp_path: Path) -> None:
-    folder = tmp_path / "new"
+    folder, fault = tmp_path / "new", InputError("no such columns")
     for _ in range(2):
-        with pytest.raises(InputError, match="columns"), opened(folder, PLAN):
-            write(folder, "recipe.yaml", "environment.json")
-            raise InputError("no such columns")
+        with pytest.raises(InputError, match="columns"):
+            stopped(folder, fault, "recipe.yaml", "environment.json")
         assert not folder.exists()
     write(folder, "comparison.json", "recipe.yaml")  # of one that was killed
-    with pytest.raises(InputError, match="columns"), opened(folder, PLAN):
-        write(folder, "environment.json")
-        raise InputError("no such columns")
+    with pytest.raises(InputError, match="columns"):
+        stopped(folder, fault, "environment.json")
     assert sorted(entry.name for entry in folder.iterdir()) == ["comparison.json", "recipe.yaml"]
-    with pytest.raises(KeyboardInterrupt), opened(folder, PLAN):
-        write(folder, "runs/a/seed-1/run.json")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        stopped(folder, KeyboardInterrupt(), "runs/a/seed-1/run.json")
     with pytest.raises(RunExistsError), opened(folder, PLAN):
         pass
