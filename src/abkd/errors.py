@@ -59,7 +59,9 @@ class MissingPackageError(AbkdError, ImportError):
 
 
 class CorruptFileError(AbkdError):
-    """A file that does not match its checksum, or is not whole."""
+    """A file that does not match its checksum, is not whole, or is not of its format."""
+
+    exit_code = 2
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

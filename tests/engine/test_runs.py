@@ -12,8 +12,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from abkd.engine import Measured, OpenRun, alone, load_result, on_main
-from abkd.errors import ElsewhereError, InputError, RunExistsError
+from abkd.engine import Measured, OpenRun, RunFolder, alone, load_result, on_main
+from abkd.errors import CorruptFileError, ElsewhereError, InputError, RunExistsError
+from abkd.storage import staged_folder
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,35 @@ def test_a_run_is_written_when_it_begins_and_timed_from_there(tmp_path: Path) ->
         OpenRun.check(Settings(), tmp_path / "run", resume=False, overwrite=False)
     with pytest.raises(InputError, match="seed was 1, now 2"):
         OpenRun.check(Settings(seed=2), tmp_path / "run", resume=True, overwrite=False)
+
+
+def test_a_finished_run_with_damaged_files_is_not_taken_for_sound(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    carried_out(OpenRun.check(Settings(), place, resume=False, overwrite=False), Trainer())
+    with staged_folder(place / "best") as folder:
+        (folder / "weights").write_bytes(b"abc")
+    again = OpenRun.check(Settings(), place, resume=True, overwrite=False)
+    assert again.finished() is not None
+    (place / "best/weights").write_bytes(b"abd")
+    with pytest.raises(CorruptFileError, match=r"best/weights: its content has changed.*remove the folder .*run"):
+        again.finished()
+    (place / "result.json").write_text('{"seed": 1')
+    with pytest.raises(CorruptFileError, match=r"result\.json: expected JSON.*remove the folder .*run"):
+        again.finished()
+
+
+def test_data_that_changed_since_are_refused(tmp_path: Path) -> None:
+    run = OpenRun.check(Settings(), tmp_path / "run", resume=False, overwrite=False)
+    run.on_data({"train": "a", "validation": "b"})
+    run.begin()
+    again = OpenRun.check(Settings(), tmp_path / "run", resume=True, overwrite=False)
+    again.on_data({"train": "a", "validation": "b"})
+    with pytest.raises(InputError, match="the train rows have changed since the run was started"):
+        again.on_data({"train": "c", "validation": "b"})
+    anew = OpenRun.check(Settings(), tmp_path / "run", resume=False, overwrite=True)
+    anew.on_data({"train": "c"})
+    anew.begin()
+    assert RunFolder(tmp_path / "run").data() == {"train": "c"}
 
 
 def test_a_run_begins_once(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from abkd.errors import InputError, RunExistsError
+from abkd.errors import CorruptFileError, InputError, RunExistsError
 from abkd.lm import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher, load_lm_result, load_model, load_parts, run_lm
 from abkd.lm.data import tokenise
 from abkd.lm.evaluation import held_out
-from abkd.study import LmPlan, build_cache, evaluate_folder, quiet_libraries, run_lms
+from abkd.study import LmPlan, build_cache, evaluate_folder, evaluate_texts, quiet_libraries, run_lms
 
 TRAINING = {
     "num_train_epochs": 2,
@@ -102,6 +102,14 @@ def test_the_saved_models_measure_the_same(settings: LmRun, tmp_path: Path) -> N
     assert result.metrics["validation"]["best"]["nll"] <= result.metrics["validation"]["last"]["nll"]
     again = evaluate_folder(tmp_path / "run")["run"]
     assert again["forward_kl"] == pytest.approx(result.metrics["test"]["best"]["forward_kl"], rel=1e-4)
+    file = tmp_path / "run" / "best" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"best/model\.safetensors: its content has changed"):
+        evaluate_folder(tmp_path / "run")
+    with pytest.raises(CorruptFileError, match=r"best/model\.safetensors: its content has changed"):
+        evaluate_texts(str(tmp_path / "run"), {"rows": parts.test})
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(settings: LmRun, tmp_path: Path) -> None:
@@ -116,6 +124,11 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(settings: LmRun, tmp_path
     with pytest.raises(KeyboardInterrupt):
         run_lm(run, tmp_path / "parts", progress=stop)
     assert load_lm_result(tmp_path / "parts") is None
+    content = Path(run.data.train).read_text()
+    Path(run.data.train).write_text("\n".join(content.split("\n")[::-1]))
+    with pytest.raises(InputError, match="rows have changed since the run was started"):
+        run_lm(run, tmp_path / "parts", resume=True, progress=False)
+    Path(run.data.train).write_text(content)
     resumed = run_lm(run, tmp_path / "parts", resume=True, progress=False)
     assert resumed.metrics == whole.metrics
     first, second = (load_file(tmp_path / name / "best/model.safetensors") for name in ("whole", "parts"))

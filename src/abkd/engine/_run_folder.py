@@ -11,10 +11,11 @@ from typing import Any, cast
 
 from abkd.engine._environment import environment
 from abkd.errors import CorruptFileError, InputError, RunExistsError
-from abkd.storage import atomic_write_json, newest_complete, read_json
+from abkd.storage import atomic_write_json, newest_complete, read_json, verify_manifest
 
 RUN_FILE = "run.json"
-_FILES = (RUN_FILE, "environment.json", "metrics.jsonl", "samples.json", "result.json")
+DATA_FILE = "data.json"
+_FILES = (RUN_FILE, DATA_FILE, "environment.json", "metrics.jsonl", "samples.json", "result.json")
 _FOLDERS = ("checkpoints", "answers", "teacher_text", "best", "last", "evaluation")
 
 
@@ -22,10 +23,11 @@ _FOLDERS = ("checkpoints", "answers", "teacher_text", "best", "last", "evaluatio
 class RunFolder:
     """The folder of one run.
 
-    `run.json` holds the settings, `environment.json` versions and machine, `metrics.jsonl` one line a logged
-    step, `checkpoints/` what a resumed run starts from, `best/` and `last/` the models, and `result.json`,
-    written last, what was measured. A language run may also leave `answers/` and `teacher_text/` (the
-    teacher's, trained on), `evaluation/` (texts of the test sets) and `samples.json` (a few texts before and after).
+    `run.json` holds the settings, `data.json` fingerprints of a language run's rows, `environment.json` versions and
+    machine, `metrics.jsonl` one line a logged step, `checkpoints/` what a resumed run starts from, `best/` and `last/`
+    the models, and `result.json`, written last, what was measured. A language run may also leave `answers/` and
+    `teacher_text/` (the teacher's, trained on), `evaluation/` (texts of the test sets) and `samples.json` (a few texts
+    before and after).
     """
 
     path: Path
@@ -116,8 +118,43 @@ class RunFolder:
         return cast("dict[str, Any]", stored)
 
     def result(self) -> dict[str, Any] | None:
-        """What the finished run measured, or None."""
-        return read_json(self.result_path) if self.result_path.is_file() else None
+        """What the finished run measured, or None.
+
+        Raises:
+            CorruptFileError: the file cannot be read.
+        """
+        if not self.result_path.is_file():
+            return None
+        try:
+            return read_json(self.result_path)
+        except CorruptFileError as error:
+            raise CorruptFileError(f"{error}; {self._again()}") from error
+
+    def data(self) -> dict[str, str]:
+        """Fingerprints of the rows that the run was started with; empty where none were kept."""
+        file = self.path / DATA_FILE
+        return cast("dict[str, str]", read_json(file)) if file.is_file() else {}
+
+    def write_data(self, fingerprints: Mapping[str, str]) -> None:
+        """Keep fingerprints of the rows."""
+        atomic_write_json(self.path / DATA_FILE, dict(fingerprints))
+
+    def check_models(self) -> None:
+        """The models of a finished run are as they were saved.
+
+        Raises:
+            CorruptFileError: a file has changed, or is missing.
+        """
+        for folder in (self.path / "best", self.path / "last"):
+            if not folder.is_dir():
+                continue
+            try:
+                verify_manifest(folder)
+            except CorruptFileError as error:
+                raise CorruptFileError(f"{error}; {self._again()}") from error
+
+    def _again(self) -> str:
+        return f"restore it from a copy, or remove the folder {self.path} and --resume makes this run again"
 
     def write_result(self, value: Mapping[str, Any]) -> None:
         """Write what was measured; this marks the run as finished."""

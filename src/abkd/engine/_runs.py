@@ -65,6 +65,7 @@ class OpenRun:
     resume: bool = False
     overwrite: bool = False
     _begun: bool = field(default=False, init=False)
+    _data: dict[str, str] = field(default_factory=dict[str, str], init=False)
 
     @classmethod
     def check(cls, settings: RunSettings, folder: str | os.PathLike[str], *, resume: bool, overwrite: bool) -> OpenRun:
@@ -81,8 +82,32 @@ class OpenRun:
         return cls(settings, RunFolder(Path(folder)), resume, overwrite)
 
     def finished(self) -> RunResult | None:
-        """The result, where the run to resume is finished already."""
-        return load_result(self.folder.path) if self.resume else None
+        """The result, where the run to resume is finished already.
+
+        Raises:
+            CorruptFileError: the result cannot be read, or a saved model has changed since.
+        """
+        result = load_result(self.folder.path) if self.resume else None
+        if result is not None:
+            self.folder.check_models()
+        return result
+
+    def on_data(self, fingerprints: Mapping[str, str]) -> None:
+        """Keep fingerprints of the run's rows by split, and compare them with those that it was started with.
+
+        Raises:
+            InputError: the rows of the run to resume have changed.
+        """
+        before = self.folder.data() if self.resume else {}
+        changed = [name for name in sorted({*before, *fingerprints}) if before.get(name) != fingerprints.get(name)]
+        if before and changed:
+            raise InputError(
+                f"{self.folder.path}: cannot resume, the {' and '.join(changed)} rows have changed since the run was "
+                "started: restore them, or start anew with --overwrite or in another folder"
+            )
+        self._data = dict(fingerprints)
+        if self._begun:
+            on_main(self._note_data)
 
     def begin(self) -> None:
         """Write what the run is into its folder; once."""
@@ -92,6 +117,11 @@ class OpenRun:
 
     def _create(self) -> None:
         RunFolder.create(self.folder.path, self.settings.to_dict(), resume=self.resume, overwrite=self.overwrite)
+        self._note_data()
+
+    def _note_data(self) -> None:
+        if self._data:
+            self.folder.write_data(self._data)
 
     def carry_out(
         self,

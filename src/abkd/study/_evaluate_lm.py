@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abkd.errors import InputError
+from abkd.storage import verify_manifest
 from abkd.study._folder import ANSWERS
 from abkd.study._lm import quiet_libraries
 from abkd.study._plan import Newest
@@ -32,6 +33,7 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
 
     Raises:
         InputError: neither kind of rows, or a teacher, rows or answers that are no longer there.
+        CorruptFileError: the saved model has changed since.
     """
     from abkd.lm import LmRun, lm_config, load_model, load_parts
     from abkd.lm._parts import place_of
@@ -52,6 +54,7 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
     if rows is None:
         raise InputError(f"{run}: the run held no rows out; name test sets with --set")
     place = place_of(wanted.training)
+    verify_manifest(run / which)
     model = load_model(run / which).to(place)
     teacher = parts.teacher if parts.compares else None
     if teacher is not None:
@@ -104,7 +107,9 @@ def evaluate_texts(
 
     Raises:
         InputError: no model there, a set that cannot be read, or a prompt in one that is too long.
+        CorruptFileError: the model that a run saved has changed since.
     """
+    from abkd.engine import RunFolder
     from abkd.lm import (
         LmData,
         LmEvaluation,
@@ -121,6 +126,8 @@ def evaluate_texts(
     quiet_libraries()
     place = Path(target)
     name = str(place / which) if (place / which / "config.json").is_file() else model_path(target)
+    if RunFolder(Path(name).parent).holds_run():
+        verify_manifest(name)
     tokenizer = load_tokenizer(name)
     if not isinstance(sets, Mapping):
         named = LmRun(
