@@ -288,7 +288,15 @@ def test_bad_files_are_named_with_what_was_found(tmp_path: Path) -> None:
     refused(r"row 1: messages is empty", {"messages": []})
     refused(r"2 of 3 responses are empty \(rows 1, 3\)", *({"prompt": "a", "output": text} for text in (" ", "x", "")))
     refused(r"no rows with a response", {"prompt": "a", "output": ""}, drop_empty=True)
-    refused(r"rows of two kinds", {"prompt": "a", "output": "x"}, {"prompt": "a"})
+    refused(r"1 of 2 rows have no response .*row 2 is the first", {"prompt": "a", "output": "x"}, {"prompt": "a"})
+    refused(r"row 1 is the first", {"prompt": "a", "output": None}, {"prompt": "a", "output": "x"})
+    turn = {"role": "user", "content": "x"}
+    refused(r"row 1: no turn of the assistant .* its roles are user", {"messages": [turn]})
+    refused(r"row 1: unknown role 'asistant' .*'assistant'", {"messages": [turn, {**turn, "role": "asistant"}]})
+    refused(r"row 1: expected text as the content .* the user's is int", {"messages": [{**turn, "content": 3}]})
+    refused(
+        r"row 2: .ud83d is half of a character", {"prompt": "a", "output": "x"}, {"prompt": "\ud83d", "output": "x"}
+    )
     refused(r"row 1: expected an object with named fields, got int", 3)
     refused("no rows in this file")
     refused("unknown split 'trian'", {"prompt": "a"}, split="trian")

@@ -83,11 +83,18 @@ def check_completions(dataset: Any, where: str) -> None:
     if name is None:
         return
     answer = _text if name == "completion" else _answers
-    empty = [index for index, value in enumerate(dataset[name]) if not answer(value).strip()]
+    values = list(dataset[name])
+    odd = next((index for index, value in enumerate(values) if not isinstance(value, str | list)), None)
+    if odd is not None:
+        expected = "text, or a list of messages" if name == "completion" else "a list of messages"
+        came = "none: it is missing or null" if values[odd] is None else type(values[odd]).__name__
+        raise InputError(f"{where}: row {odd}: expected {expected} in {name}, got {came}")
+    empty = [index for index, value in enumerate(values) if not answer(value).strip()]
     if empty:
         shown = ", ".join(str(index) for index in empty[:5]) + (", ..." if len(empty) > 5 else "")
         what = "completions are empty" if name == "completion" else "dialogues have no answer of the assistant"
-        raise InputError(f"{where}: {len(empty)} of {len(dataset)} {what} (rows {shown}); remove these rows")
+        roles = "" if name == "completion" else f"; the roles in row {empty[0]} are {_roles(values[empty[0]])}"
+        raise InputError(f"{where}: {len(empty)} of {len(dataset)} {what} (rows {shown}){roles}; remove these rows")
 
 
 def check_template(row: Mapping[str, Any], tokenizer: Any) -> None:
@@ -190,6 +197,11 @@ def _text(value: Any) -> str:
         parts = cast("list[Any]", value)
         return " ".join(str(part.get("content", "")) if isinstance(part, Mapping) else str(part) for part in parts)
     return ""
+
+
+def _roles(messages: list[dict[str, Any]]) -> str:
+    found = dict.fromkeys(str(turn.get("role", turn.get("from"))) for turn in messages)
+    return ", ".join(found) or "none"
 
 
 def _answers(messages: list[dict[str, Any]]) -> str:

@@ -190,7 +190,13 @@ def quiet_checkpointing() -> Generator[None]:
         yield
 
 
-def check_lengths(config: Any, prompts: Sequence[Sequence[int]], new_tokens: int, where: str = "") -> None:
+def check_lengths(
+    config: Any,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    where: str = "",
+    setting: str = "max_new_tokens",
+) -> None:
     """A model has a position for every token of prompt and text.
 
     Args:
@@ -198,6 +204,7 @@ def check_lengths(config: Any, prompts: Sequence[Sequence[int]], new_tokens: int
         prompts: token ids.
         new_tokens: that a text may have.
         where: whose prompts, for the message.
+        setting: what `new_tokens` is set by, for the message.
 
     Raises:
         InputError: it has not, or a prompt has no token.
@@ -212,8 +219,8 @@ def check_lengths(config: Any, prompts: Sequence[Sequence[int]], new_tokens: int
             )
         if room is not None and len(prompt) + new_tokens > room:
             raise InputError(
-                f"{named}prompt {number} has {len(prompt)} tokens, and with max_new_tokens={new_tokens} outgrows the "
-                f"model's {room} positions: lower max_new_tokens, or what cuts prompts: max_prompt_length, in training "
+                f"{named}prompt {number} has {len(prompt)} tokens, and with {setting}={new_tokens} outgrows the "
+                f"model's {room} positions: lower {setting}, or what cuts prompts: max_prompt_length, in training "
                 "max_length"
             )
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from abkd.engine import on_main, rank, ranks, wait
 from abkd.lm._config import DistillationConfig
+from abkd.lm._generate import check_lengths
 from abkd.lm._parts import LmParts
 from abkd.lm._settings import LmRun
-from abkd.lm.data import tokenise
+from abkd.lm.data import prompt_ids, tokenise
 from abkd.lm.evaluation import Decoding, EvaluationResult, evaluate, held_out, write_responses
 
 _SCORES = ("rouge_l", "exact_match")
@@ -106,6 +107,8 @@ class Judge:
         decoding = Decoding(
             temperature=0.0, max_new_tokens=self.settings.evaluation.sample_tokens, no_repeat_ngram_size=0
         )
+        ids = [prompt_ids(self.parts.tokenizer, prompt) for prompt in prompts]
+        check_lengths(student.config, ids, decoding.max_new_tokens, "samples", "evaluation.sample_tokens")
         found = write_responses(student, self.parts.tokenizer, prompts, decoding=decoding)
         return [response.text for response in found]
 

@@ -26,7 +26,7 @@ def read_records(path: Path) -> list[Record]:
     if path.suffix not in (".jsonl", ".json"):
         raise InputError(f"{path}: expected a .jsonl, .json or .parquet file, got {path.suffix or 'no ending'}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with a byte order mark or without
     except UnicodeDecodeError as error:
         raise CorruptFileError(f"{path}: expected text in UTF-8 ({error})") from error
     values = _lines(path, text) if path.suffix == ".jsonl" else _whole(path, text)
@@ -35,7 +35,22 @@ def read_records(path: Path) -> list[Record]:
             raise InputError(f"{path}, row {number}: expected an object with named fields, got {type(value).__name__}")
     if not values:
         raise InputError(f"{path}: no rows in this file")
+    if "\\ud" in text.lower():
+        _check_characters(path, values)
     return [cast("Record", value) for _, value in values]
+
+
+def _check_characters(path: Path, values: list[tuple[int, Any]]) -> None:
+    """Every text can be written as UTF-8: JSON can spell half of a pair of surrogates, which is no character."""
+    for number, value in values:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # noqa: PERF203 - of the few files that spell one
+            code = ord(error.object[error.start])
+            raise InputError(
+                f"{path}, row {number}: \\u{code:04x} is half of a character (a lone surrogate): write the other half "
+                "beside it, or take it out"
+            ) from error
 
 
 def _parquet(path: Path) -> list[Record]:
@@ -45,7 +60,7 @@ def _parquet(path: Path) -> list[Record]:
 
     try:
         return cast("list[Record]", parquet.read_table(path).to_pylist())
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise CorruptFileError(f"{path}: expected a parquet file ({error})") from error
 
 

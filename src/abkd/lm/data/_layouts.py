@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from abkd.errors import InputError
+from abkd.errors import InputError, nearest
 from abkd.lm.data._alpaca import Instruction, read_alpaca
 
 Messages = list[dict[str, Any]]
 
 _ANSWERS = ("output", "response", "completion", "answer", "references")
 _INPUTS = ("input", "context")
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_ROLES = {"human": "user", "gpt": "assistant"}
+_KNOWN_ROLES = ("user", "assistant", "system", "developer", "tool", "function", "ipython", *_ROLES)
 _KNOWN = (
     "instruction (with input or context) and output or response; instruction and instances (Self-Instruct); prompt and "
     "completion or output; messages or conversations; question_id and text or turns (Vicuna, answers in a second file)"
@@ -124,8 +125,15 @@ def _messages(value: list[Any], where: str, name: str) -> Messages:
             )
         fields = cast("Mapping[str, Any]", message)
         role, content = fields.get("role", fields.get("from")), fields.get("content", fields.get("value"))
-        if not isinstance(role, str) or not isinstance(content, str):
+        if role is None or not {"content", "value"} & set(fields):
             raise InputError(f"{where}: expected role and content in each message of {name}, found {_fields(fields)}")
+        if role not in _KNOWN_ROLES:
+            raise InputError(f"{where}: unknown role {role!r} in {name}; {nearest(str(role), _KNOWN_ROLES)}")
+        if not isinstance(content, str):
+            raise InputError(
+                f"{where}: expected text as the content of each message of {name}, the {role}'s is "
+                f"{type(content).__name__}"
+            )
         messages.append({"role": _ROLES.get(role, role), "content": content})
     if not messages:
         raise InputError(f"{where}: {name} is empty")

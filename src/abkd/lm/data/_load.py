@@ -49,7 +49,7 @@ def load_instructions(
         answers: of Vicuna's layout, a file or several; each gives one more reference to every question.
         root: the folder of MiniLLM's data, where the five test sets are then taken from instead of the hub.
         size: only the first so many rows.
-        drop_empty: leave rows with an empty response out, instead of refusing them.
+        drop_empty: leave rows with an empty or missing response out, instead of refusing them.
 
     Returns:
         Columns `prompt`, `completion` (the first reference) and `references`, `instruction` and `input`; or
@@ -123,9 +123,15 @@ def _chosen(examples: list[Example], known: InstructionSet | None, filtered: boo
 def _rows(examples: list[Example], template: str, where: str, drop_empty: bool) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     empty: list[int] = []
+    missing = _without_response(examples)
+    if missing and not drop_empty:
+        raise InputError(
+            f"{where}: {len(missing)} of {len(examples)} rows have no response (missing or null; row {missing[0]} is "
+            "the first), the others have: add them, set drop_empty, or leave out all responses for prompts alone"
+        )
     for number, example in enumerate(examples, 1):
         row = _row(example, template)
-        if _is_empty(row):
+        if number in missing or _is_empty(row):
             empty.append(number)
         else:
             rows.append(row)
@@ -136,6 +142,7 @@ def _rows(examples: list[Example], template: str, where: str, drop_empty: bool) 
         )
     if not rows:
         raise InputError(f"{where}: no rows {'with a response ' if empty else ''}in this split")
+    _check_answered(rows, where)
     kinds = {(*sorted(row), isinstance(row.get("prompt"), str)) for row in rows}
     if len(kinds) > 1:
         raise InputError(
@@ -143,6 +150,24 @@ def _rows(examples: list[Example], template: str, where: str, drop_empty: bool) 
             "keep them in two files"
         )
     return rows
+
+
+def _check_answered(rows: list[dict[str, Any]], where: str) -> None:
+    """Every dialogue has a turn of the assistant."""
+    for number, row in enumerate(rows, 1):
+        roles = [message["role"] for message in row.get("messages", [{"role": "assistant"}])]
+        if "assistant" not in roles:
+            raise InputError(
+                f"{where}, row {number}: no turn of the assistant in messages, so nothing to learn; its roles are "
+                f"{', '.join(dict.fromkeys(roles))}"
+            )
+
+
+def _without_response(examples: list[Example]) -> list[int]:
+    """Which rows (from 1) have a prompt and no response, where others have both."""
+    prompts = [number for number, example in enumerate(examples, 1) if example.messages is None]
+    missing = [number for number in prompts if not examples[number - 1].references]
+    return [] if len(missing) == len(prompts) else missing
 
 
 def _kind(kind: tuple[Any, ...]) -> str:
