@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("trl", reason="the language-model room needs trl")
 
+from abkd.lm.data._files import read_records
 from abkd.study import quiet_libraries
 from abkd.study._dry_run_lm import byte_tokenizer, tiny_llama
 
@@ -127,6 +128,24 @@ def test_faults_have_exit_code_2(run: Any, home: Path) -> None:
         code, _, err = run(*words)
         assert code == 2, (words, err)
         assert said in err, (words, err)
+
+
+def test_bad_files_have_exit_code_2_and_a_byte_order_mark_is_read(run: Any, home: Path) -> None:
+    good = Path("rows.jsonl").read_bytes()
+    Path("broken.jsonl").write_bytes(good + b'\n{"prompt": ')
+    Path("latin.jsonl").write_bytes('{"prompt": "é", "completion": "è"}'.encode("latin-1"))
+    Path("bad.parquet").write_bytes(b"PAR1 and nothing")
+    for name, said in (("broken.jsonl", "line 21"), ("latin.jsonl", "UTF-8"), ("bad.parquet", "parquet")):
+        code, _, err = run("train", "r.yaml", f"data.train={name}", "-q")
+        assert (code, Path("out").exists()) == (2, False), err
+        assert said in err
+    for words in (("train", "r.yaml"), ("cache", "r.yaml", "--top-k", "4")):
+        for output in ("rows.jsonl", "rows.jsonl/inner"):
+            code, _, err = run(*words, "--output", output)
+            assert code == 2, err
+            assert "choose another" in err
+    Path("marked.jsonl").write_bytes(b"\xef\xbb\xbf" + good)
+    assert read_records(Path("marked.jsonl")) == read_records(Path("rows.jsonl"))
 
 
 def test_two_steps_on_tiny_models(run: Any, home: Path) -> None:

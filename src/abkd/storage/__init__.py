@@ -3,7 +3,7 @@
 `atomic_write_bytes`, `atomic_write_text`, `atomic_write_json` replace a file in one step. `write_manifest`
 records size and SHA-256 of everything in a folder; `verify_manifest` says which file no longer matches;
 `newest_complete` picks the last numbered folder that is whole. `staged_folder` fills a folder under a
-temporary name and renames it once it is complete.
+temporary name and renames it once it is complete. `writable` says of a folder that cannot be made what to do.
 """
 
 from abkd.storage._atomic import (
@@ -14,6 +14,7 @@ from abkd.storage._atomic import (
     read_json,
     replace_folder,
     staged_folder,
+    writable,
 )
 from abkd.storage._manifest import MANIFEST_NAME, newest_complete, sha256_of, verify_manifest, write_manifest
 
@@ -29,5 +30,6 @@ __all__ = [
     "sha256_of",
     "staged_folder",
     "verify_manifest",
+    "writable",
     "write_manifest",
 ]

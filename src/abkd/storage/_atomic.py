@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -75,6 +76,27 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CorruptFileError(f"{path}: expected JSON, but it cannot be read as such ({error})") from error
+
+
+@contextmanager
+def writable(folder: str | os.PathLike[str]) -> Generator[None]:
+    """Around the first writing into a folder of someone's choice.
+
+    Raises:
+        InputError: the folder cannot be made or may not be written to; a full disk stays an OSError.
+    """
+    try:
+        yield
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{folder}: this folder cannot be made or written to ({error.strerror}); choose another with --output"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL):
+            raise
+        raise InputError(
+            f"{folder}: this folder cannot be made ({error.strerror}); choose another with --output"
+        ) from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
-from abkd.storage import atomic_write_json, read_json
+from abkd.storage import atomic_write_json, read_json, writable
 from abkd.study._records import Column, Comparison, Failure, Planned, Record
 from abkd.study._table import RESULTS, write_reports
 
@@ -33,7 +33,8 @@ def open_folder(
 
     Raises:
         RunExistsError: It holds a comparison, and neither `resume` nor `overwrite` was given.
-        InputError: Both were given, or the path is a file, or it holds files that are not a comparison.
+        InputError: Both were given, or the path is a file or cannot be made, or it holds files that are not a
+            comparison.
     """
     path = Path(folder)
     if resume and overwrite:
@@ -50,8 +51,9 @@ def open_folder(
             )
         if overwrite:
             shutil.rmtree(path)
-    path.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(path / STARTED, {"methods": list(methods), "seeds": list(seeds)})
+    with writable(path):
+        path.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(path / STARTED, {"methods": list(methods), "seeds": list(seeds)})
     return path
 
 

@@ -23,6 +23,7 @@ from abkd.storage import (
     read_json,
     staged_folder,
     verify_manifest,
+    writable,
     write_manifest,
 )
 
@@ -80,8 +81,10 @@ class CacheFolder:
             InputError: it holds something else, or a cache made for something else.
             RunExistsError: it holds this cache and `resume` is False.
         """
+        if self.path.is_file():
+            raise InputError(f"{self.path}: expected a folder, found a file; choose another with --output")
         if not self.path.exists() or not any(self.path.iterdir()):
-            with self._room():
+            with self._room(), writable(self.path):
                 atomic_write_json(self.path / IDENTITY, dict(identity))
             return
         if not (self.path / IDENTITY).is_file():
