@@ -23,6 +23,11 @@ FAULTS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("data.train", "dolli", ("data.train:", "'dolly'")),
     ("data.train", "rows.jsonl", ("data.train:", "no such file")),
     ("data.validation", 1.5, ("data.validation:", "1.5")),
+    ("data.validation", 0, ("data.validation: expected a share in (0, 1), or a number of rows of at least 1",)),
+    ("student.layers", [0, 0, 1], ("student.layers: expected different indices in rising order",)),
+    ("student.layers", [1, 0], ("student.layers: expected different indices in rising order",)),
+    ("training.max_length", 0, ("training.max_length:", "at least 2 tokens")),
+    ("divergence", {"alpha": 0.5}, ("divergence: alpha and beta belong together, and only alpha is given",)),
     ("data.template", "alpacca", ("data.template:", "alpaca")),
     ("data.pretrain", "none.txt", ("data.pretrain:", "no such file")),
     ("data.answers", {"max_new_token": 3}, ("data.answers.max_new_token:", "'max_new_tokens'")),
@@ -34,7 +39,7 @@ FAULTS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("teacher.lora", {"r": 4}, ("teacher:", "adapter")),
     ("teacher.dtype", "float", ("teacher.dtype:", "float32")),
     ("student", {}, ("student:", "layers")),
-    ("student.layers", 0, ("student.layers:", "0")),
+    ("student.layers", 0, ("student.layers: expected how many layers to keep, at least 1", "got 0")),
     ("student.heads", 0, ("student.heads:", "0")),
     ("student.keep", "influenc", ("student.keep:", "influence")),
     ("student.lora", {"rank": 4}, ("student.lora.rank:", "no such key")),
@@ -88,6 +93,12 @@ def spoilt(recipe: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         place = place.setdefault(key, {})
     place[last] = value
     return recipe
+
+
+def test_alpha_and_beta_alone_are_the_alpha_beta_divergence(language: dict[str, Any]) -> None:
+    recipe = {**language, "method": "kd", "divergence": {"alpha": 0.5, "beta": 0.5}}
+    run = parse_recipe(recipe).plan(["kd"], [3]).runs["kd"][3]
+    assert run.divergence == {"name": "alpha_beta", "alpha": 0.5, "beta": 0.5}
 
 
 def test_a_sound_recipe_gives_its_runs(language: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from abkd.config._faults import fault_of
+from abkd.config._image import Divergence
 from abkd.config._lm import LmCompare, LmData, LmEvaluation, LmMethodSettings, LmStudent, LmTeacher
-from abkd.config._methods import divergence_problems, value_problems
+from abkd.config._methods import chosen_name, divergence_problems, value_problems
 from abkd.config._training import check_training
 from abkd.errors import nearest
 
@@ -159,13 +160,22 @@ def _method(method: str, settings: LmMethodSettings, path: str, prefix: str) -> 
         if own is None or "clip" in METHODS[method].settings:
             faults.append(f"{prefix}divergence: the method {method} takes no divergence; leave the section out")
         else:
-            faults += divergence_problems(settings.divergence, own, f"{prefix}divergence")
+            written = settings.divergence.model_copy(update={"name": chosen_name(settings.divergence, own)})
+            faults += divergence_problems(written, own, f"{prefix}divergence")
+            faults += _half(written, own, f"{prefix}divergence")
     for name in ("student_text", "teacher_text"):
         for key, value in (getattr(settings, name) or {}).items():
             fault = _text_fault(name, key, value)
             if fault is not None:
                 faults.append(f"{prefix}{name}.{key}: {fault}")
     return faults
+
+
+def _half(written: Divergence, own: Mapping[str, Any], path: str) -> Iterator[str]:
+    """One of alpha and beta without the other: which one the other would be is nowhere written."""
+    given = [name for name in ("alpha", "beta") if name in written.settings]
+    if written.name == "alpha_beta" == own["name"] and len(given) == 1:
+        yield f"{path}: alpha and beta belong together, and only {given[0]} is given: give both"
 
 
 def _loss(method: str, loss: Mapping[str, Any], path: str) -> Iterator[str]:

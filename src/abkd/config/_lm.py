@@ -43,6 +43,16 @@ class LmData(Section):
     answers: Sampling | None = None
     pretrain: str | None = None
 
+    @field_validator("validation", "test", mode="before")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not (value >= 1 if isinstance(value, int) else 0 < value < 1):
+            raise ValueError(
+                f"expected a share in (0, 1), or a number of rows of at least 1 (none: leave it out), got {value!r}"
+            )
+        return value
+
 
 class Lora(Section):
     """A LoRA adapter: rank, scale, dropout, and the layers it is put on (null: peft's choice; all-linear)."""
@@ -72,6 +82,21 @@ class LmStudent(Section):
     def smaller(self) -> bool:
         """Whether it is made of a part of a model."""
         return any(part is not None for part in (self.layers, self.heads, self.intermediate_size))
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if value is not None and not isinstance(value, list) and not whole:
+            raise ValueError(f"expected how many layers to keep, at least 1, or a list of their numbers, got {value!r}")
+        return value
+
+    @field_validator("layers")
+    @classmethod
+    def _rising(cls, value: int | list[int] | None) -> int | list[int] | None:
+        if isinstance(value, list) and sorted(set(value)) != value:
+            raise ValueError(f"expected different indices in rising order, got {value}")
+        return value
 
     @model_validator(mode="after")
     def _made_of_something(self) -> LmStudent:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from abkd.config._image import Divergence, MethodSettings
 from abkd.config._lm import LmMethodSettings, LmRecipe, LmTeacher
+from abkd.config._methods import chosen_name
 from abkd.config._recipe import Recipe
 from abkd.config._training import check_training
 
@@ -127,6 +128,6 @@ def written_divergence(method: str, written: Divergence) -> dict[str, Any]:
     from abkd.lm import METHODS
 
     own = dict(METHODS[method].divergence or {})
-    name = written.name or own.get("name")
+    name = chosen_name(written, own)
     base = own if name == own.get("name") else {"name": name}
     return {**base, **written.settings}

@@ -106,6 +106,13 @@ def numbers_of(value: Any) -> list[Any]:
     return [value]
 
 
+def chosen_name(written: Divergence, own: Mapping[str, Any]) -> str | None:
+    """The name of the divergence that is meant: the one written; alpha and beta are alpha-beta's; else the method's."""
+    if written.name is None and {"alpha", "beta"} <= set(written.settings):
+        return "alpha_beta"
+    return written.name or own.get("name")
+
+
 def divergence_problems(written: Divergence, own: Mapping[str, Any], path: str) -> Iterator[str]:
     """One line for each thing wrong with a divergence that is written for a method whose own is `own`."""
     name = written.name or own["name"]

@@ -306,6 +306,8 @@ class DistillationConfig(FromSettings, SFTConfig):
                 check_mapping(getattr(self, name), name, example)
 
     def _refuse_what_has_no_effect(self) -> None:
+        if self.max_length is not None and self.max_length < 2:
+            raise InputError(f"max_length: expected at least 2 tokens, or none for no limit, got {self.max_length}")
         if self.label_smoothing_factor:
             raise InputError("label_smoothing_factor is not a part of any method here: leave it at 0")
         if self.loss_type not in ("nll", "chunked_nll"):
