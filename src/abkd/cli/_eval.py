@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,8 +53,13 @@ def evaluate(
         str, typer.Option("--seeds", "-s", metavar="10,20,...", help="With --set: of the sampling.")
     ] = "10,20,30,40,50",
     template: Annotated[
-        str, typer.Option("--template", metavar="alpaca|chat|plain", help="With --set: how a prompt is made.")
-    ] = "alpaca",
+        str | None,
+        typer.Option(
+            "--template",
+            metavar="alpaca|chat|plain",
+            help="With --set: how a prompt is made; default the run's own, alpaca where there is no run.",
+        ),
+    ] = None,
     root: Annotated[
         str | None, typer.Option("--root", metavar="FOLDER", help="With --set: MiniLLM's data, instead of the hub.")
     ] = None,
@@ -108,14 +113,23 @@ def _show(results: Mapping[str, Mapping[str, Any]]) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    names = list(next(iter(results.values())))
-    table.add_column("run", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right")
-    for run, metrics in results.items():
-        table.add_row(run, *(f"{metrics[name]:.4f}" if name in metrics else "-" for name in names))
-    out().print(table)
+    from abkd.study import folded
+
+    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
+
+    def table(columns: Sequence[int]) -> Table:
+        made = Table(box=box.SIMPLE_HEAD)
+        made.add_column("run", no_wrap=True)
+        for column in columns:
+            made.add_column(names[column], justify="right", no_wrap=True)
+        for run, metrics in results.items():
+            values = (metrics.get(names[column]) for column in columns)
+            made.add_row(run, *("-" if value is None else f"{value:.4f}" for value in values))
+        return made
+
+    console = out()
+    for made in folded(table, len(names), console):
+        console.print(made)
 
 
 def _folder_of(target: str, output: Path | None) -> Path:

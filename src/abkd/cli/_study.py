@@ -70,9 +70,9 @@ def run_and_show(
 
 def show(comparison: Comparison) -> None:
     """The comparison's table, the models' sizes, and the failed runs."""
-    from abkd.study import rich_table
+    from abkd.study import print_table
 
-    out().print(rich_table(comparison))
+    print_table(comparison, out())
     if comparison.records:
         plain(_sizes(comparison.records[0]))
     for failure in comparison.failures:

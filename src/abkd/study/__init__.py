@@ -12,6 +12,7 @@ from abkd.study._compare import compare, load_comparison, open_folder, plan
 from abkd.study._dry_run_lm import dry_run_lms
 from abkd.study._evaluate import evaluate_folder
 from abkd.study._evaluate_lm import evaluate_texts
+from abkd.study._folded import folded
 from abkd.study._folder import ANSWERS
 from abkd.study._image import ImagePlan, run_images
 from abkd.study._lm import LmPlan, quiet_libraries, run_lms
@@ -19,7 +20,7 @@ from abkd.study._plan import StudyPlan
 from abkd.study._plots import write_curves, write_dots
 from abkd.study._records import Column, Comparison, Failure, Planned, Record, Row, Spread
 from abkd.study._study import StudyOptions, run_opened, run_study
-from abkd.study._table import rich_table, to_csv, to_markdown, write_reports
+from abkd.study._table import print_table, rich_table, to_csv, to_markdown, write_reports
 
 __all__ = [
     "ANSWERS",
@@ -39,10 +40,12 @@ __all__ = [
     "dry_run_lms",
     "evaluate_folder",
     "evaluate_texts",
+    "folded",
     "load_comparison",
     "measured_cache",
     "open_folder",
     "plan",
+    "print_table",
     "quiet_libraries",
     "rich_table",
     "run_images",

@@ -80,7 +80,7 @@ def evaluate_texts(
     *,
     output: str | os.PathLike[str] | None = None,
     which: str = _WEIGHTS,
-    template: str = "alpaca",
+    template: str | None = None,
     root: str | None = None,
     size: int | None = None,
     seeds: tuple[int, ...] | None = None,
@@ -96,7 +96,7 @@ def evaluate_texts(
         sets: names or paths for `abkd.lm.data.load_instructions`, or loaded data sets by name.
         output: where the texts and results go; None keeps none.
         which: of a run folder, `best` or `last`.
-        template: "alpaca", "chat" or "plain".
+        template: "alpaca", "chat" or "plain"; None is that of the run, "alpaca" where the target is none.
         root: the folder of MiniLLM's data.
         size: only the first so many rows of each set.
         seeds: of the sampling; the published five if None.
@@ -132,7 +132,7 @@ def evaluate_texts(
     if not isinstance(sets, Mapping):
         named = LmRun(
             LmStudent(name),
-            LmData("unused", template=template, root=root),
+            LmData("unused", template=template or _template_of(Path(name).parent), root=root),
             evaluation=LmEvaluation(sets=tuple(sets), size=size),
         )
         sets = load_sets(named, tokenizer)
@@ -146,3 +146,12 @@ def evaluate_texts(
         folder=output,
         progress=progress,
     )
+
+
+def _template_of(run: Path) -> str:
+    """The template that a run was trained with; "alpaca" where there is no run."""
+    from abkd.engine import RunFolder
+
+    if not RunFolder(run).holds_run():
+        return "alpaca"
+    return str(RunFolder(run).settings().get("data", {}).get("template", "alpaca"))

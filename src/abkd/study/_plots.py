@@ -54,11 +54,26 @@ def write_dots(comparison: Comparison, path: str | os.PathLike[str]) -> None:
         axes.barh(place, 2 * half, left=spread.mean - half, height=0.5, color=colour, alpha=0.3)
         axes.plot([spread.mean] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=2.5)
         axes.plot(values, [place] * len(values), "o", color="black", markersize=3.5)
+    start = _start(comparison)
+    if start is not None:
+        axes.axvline(start, color="#777777", linestyle=":", linewidth=1.5)
+    dotted = "" if start is None else "; dotted: before training"
     axes.set_yticks(range(len(methods)), methods)
     axes.invert_yaxis()
-    axes.set_xlabel(f"{column.title} (point: a seed; line: mean; band: one standard deviation)", fontsize=9)
+    axes.set_xlabel(f"{column.title} (point: a seed; line: mean; band: one standard deviation{dotted})", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     _save(figure, path)
+
+
+def _start(comparison: Comparison) -> float | None:
+    """The mean of the first column before any training, where the comparison has it."""
+    key = comparison.columns[0].key
+    column = next((one for one in comparison.columns if one.which == "start" and one.key == key), None)
+    if column is None:
+        return None
+    records = [record for method in comparison.methods for record in comparison.of(method)]
+    values = [value for record in records if (value := column.of(record)) is not None]
+    return statistics.fmean(values) if values else None
 
 
 def write_curves(comparison: Comparison, path: str | os.PathLike[str]) -> None:

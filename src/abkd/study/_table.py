@@ -5,41 +5,60 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abkd.storage import atomic_write_json, atomic_write_text
+from abkd.study._folded import folded
 from abkd.study._plots import write_curves, write_dots
 from abkd.study._records import Comparison, Row
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 RESULTS = "results.json"
 
 
-def rich_table(comparison: Comparison, title: str | None = None) -> Table:
-    """The comparison as a table for the terminal; the best mean of the first column stands out."""
+def rich_table(comparison: Comparison, title: str | None = None, *, only: Sequence[int] | None = None) -> Table:
+    """The comparison as a table for the terminal; the best mean of the first column stands out.
+
+    Args:
+        comparison: what is shown.
+        title: above it.
+        only: the numbers of the columns that are shown; all if None. The note is under the last column's table.
+    """
     from rich import box
     from rich.table import Table
 
+    chosen = range(len(comparison.columns)) if only is None else only
+    last = len(comparison.columns) - 1
     table = Table(
         title=title,
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
-        caption=comparison.note or None,
+        caption=comparison.note or None if last in chosen or last < 0 else None,
         caption_justify="left",
     )
     table.add_column("method", no_wrap=True)
-    table.add_column("n", justify="right")
-    for column in comparison.columns:
-        table.add_column(column.title, justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    for column in chosen:
+        table.add_column(comparison.columns[column].title, justify="right", no_wrap=True)
     rows = comparison.rows()
     best = best_method(comparison)
     for row in rows:
-        table.add_row(row.method, str(row.n), *_cells(comparison, row), style="bold" if row.method == best else None)
+        cells = _cells(comparison, row)
+        style = "bold" if row.method == best else None
+        table.add_row(row.method, str(row.n), *(cells[column] for column in chosen), style=style)
     return table
+
+
+def print_table(comparison: Comparison, console: Console) -> None:
+    """The comparison on a console, as several tables where one would be too wide."""
+    for table in folded(lambda only: rich_table(comparison, only=only), len(comparison.columns), console):
+        console.print(table)
 
 
 def to_csv(comparison: Comparison) -> str:
