@@ -17,7 +17,9 @@ import abkd
 from abkd.errors import InputError
 from abkd.lm import DistillationConfig, DistillationTrainer, lora, make_student
 from abkd.lm._batch import counted
+from abkd.lm.data import tokenise
 from abkd.losses import SparseTargets
+from abkd.teachers import LmCache
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,7 @@ from abkd.losses import SparseTargets
         ({"divergence": 3}, "divergence: expected a name, .* got 3"),
         ({"divergence": 0.5 * abkd.ForwardKL() + 0.5 * abkd.ReverseKL()}, "has no name that settings can keep"),
         ({"method": "minillm", "method_settings": {"clip": "x"}}, "clip: expected a number above 0, got 'x'"),
+        ({"max_length": 0}, "max_length: expected at least 2 tokens"),
         ({"method_settings": "clip"}, "method_settings: expected settings by name"),
     ],
 )
@@ -84,7 +87,7 @@ def test_wrong_kinds_of_data_and_models(
     tmp_path: Path, student: Any, teacher: Any, tokenizer: Any, given: dict[str, Any], message: str
 ) -> None:
     rows = [{"prompt": "a", "completion": " b"}] * 2
-    whole = {"teacher_model": teacher, "train_dataset": rows, "processing_class": tokenizer, **given}
+    whole: dict[str, Any] = {"teacher_model": teacher, "train_dataset": rows, "processing_class": tokenizer, **given}
     args = DistillationConfig(output_dir=str(tmp_path), use_cpu=True)
     with pytest.raises(InputError, match=message):
         DistillationTrainer(student, args=args, **whole)
@@ -95,12 +98,43 @@ def test_evaluations_need_rows_and_a_list_of_rows_is_taken(
 ) -> None:
     rows = [{"prompt": "a", "completion": " b"}] * 2
     args = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, eval_strategy="epoch")
-    with pytest.raises(InputError, match="without an eval_dataset|no eval_dataset"):
+    with pytest.raises(InputError, match="there is no eval_dataset"):
         DistillationTrainer(student, teacher, args, train_dataset=rows, processing_class=tokenizer)
     made = DistillationTrainer(
         student, teacher, args, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer
     )
-    assert len(made.train_dataset) == 2
+    rows_made: Any = made.train_dataset
+    assert len(rows_made) == 2
+
+
+def test_an_unknown_metric_is_refused_before_anything_loads(tmp_path: Path, tokenizer: Any) -> None:
+    args = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, eval_strategy="epoch", select_by="nl")
+    with pytest.raises(InputError, match="select_by: no such metric as 'nl'; did you mean 'nll'"):
+        DistillationTrainer("nowhere", "elsewhere", args, train_dataset=[{"text": "a"}], processing_class=tokenizer)
+
+
+def test_seqkd_needs_prompts_alone(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    prompts = [{"prompt": "What is 1?"}, {"prompt": "And 2?"}]
+    args = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, method="seqkd", max_new_tokens=4)
+    made = DistillationTrainer(student, teacher, args, train_dataset=prompts, processing_class=tokenizer)
+    rows: Any = made.train_dataset
+    assert len(rows) > 0
+    kd = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, method="kd")
+    with pytest.raises(InputError, match="found prompt"):
+        DistillationTrainer(student, teacher, kd, train_dataset=prompts, processing_class=tokenizer)
+
+
+@pytest.mark.parametrize(("settings", "told"), [({}, True), ({"method": "kd"}, False)])
+def test_what_a_top_k_cache_loses_with_a_small_alpha_is_said(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, capfd: Any, settings: dict[str, Any], told: bool
+) -> None:
+    rows = tokenise(lm_toys.instructions(4), tokenizer)
+    LmCache.build(rows, teacher, tokenizer, tmp_path / "few", top_k=10, progress=False)
+    given = {"train_dataset": rows, "teacher_cache": str(tmp_path / "few"), **settings}
+    lm_toys.make_trainer(tmp_path, tokenizer, student, None, **given)
+    said = capfd.readouterr().err
+    assert ("at most 10 entries a token" in said) == told
+    assert ("--power 0.9, or of more entries" in said) == told
 
 
 def test_sizes_that_are_no_numbers(teacher: Any) -> None:
@@ -132,7 +166,12 @@ def test_plain_settings(tmp_path: Path) -> None:
             [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": " "}],
             r"1 of 2 completions are empty \(rows 1\)",
         ),
-        ([{"messages": [{"role": "user", "content": "a"}]}], r"1 of 1 dialogues have no answer .*\(rows 0\)"),
+        (
+            [{"messages": [{"role": "user", "content": "a"}]}],
+            r"1 of 1 dialogues have no answer .*\(rows 0\); the roles in row 0 are user",
+        ),
+        ([{"prompt": "a", "completion": 4}], "row 0: expected text, or a list of messages in completion, got int"),
+        ([{"prompt": "a", "completion": None}], "row 0: .* got none: it is missing or null"),
         (
             [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}],
             "dialogues have no answer",

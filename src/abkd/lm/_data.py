@@ -44,11 +44,17 @@ def pyarrow_error() -> type[Exception]:
     return pyarrow.ArrowException
 
 
-def check_columns(dataset: Any, where: str, text_field: str) -> dict[str, Any]:
+def check_columns(dataset: Any, where: str, text_field: str, *, prompts: bool = False) -> dict[str, Any]:
     """The first row of a data set whose columns are one of TRL's forms.
 
+    Args:
+        dataset: the rows.
+        where: their name, for messages.
+        text_field: the column of plain text.
+        prompts: take prompts without completions, which a model is to write.
+
     Raises:
-        InputError: it is empty, has other columns, or its first completion is empty.
+        InputError: it is empty, or has other columns.
     """
     if dataset is None or isinstance(dataset, str) or not hasattr(dataset, "__iter__"):
         raise InputError(
@@ -62,7 +68,7 @@ def check_columns(dataset: Any, where: str, text_field: str) -> dict[str, Any]:
         raise InputError(f"{where}: expected rows with columns (a datasets.Dataset), got {type(row).__name__}")
     columns = dict(cast("Mapping[str, Any]", row))
     known = (
-        {"prompt", "completion"} <= set(columns),
+        {"prompt", "completion"} <= set(columns) or (prompts and "prompt" in columns),
         bool({"messages", "conversations", "input_ids", text_field} & set(columns)),
     )
     if not any(known):

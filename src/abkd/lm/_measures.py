@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from abkd.errors import InputError, nearest
 from abkd.lm._batch import OWN_TEXT, tokens_read
 from abkd.lm._hidden import Predictions
 from abkd.lm._metrics import Clock, Meter, comparison, rows_of_targets, spread
@@ -15,8 +16,23 @@ from abkd.lm._validation_texts import ROUGE_L
 from abkd.losses import Targets
 
 _TOKENS = 256
+METRICS = (
+    *("loss", "nll", "divergence", "forward_kl", "agreement", "rouge_l"),
+    *("student_entropy", "teacher_entropy", "teacher_mass"),
+)
+"""What an evaluation gives, beside the metrics that a user computes."""
 SHARE = "student_text_share"
 """The metric's name: of the batches, what the student writes (or wrote, up to an evaluation)."""
+
+
+def check_metric(name: str | None) -> None:
+    """A metric to choose by is one that an evaluation gives.
+
+    Raises:
+        InputError: it is none; the message has their names.
+    """
+    if name is not None and name.removeprefix("eval_") not in METRICS:
+        raise InputError(f"select_by: no such metric as {name!r}; {nearest(name, METRICS)}")
 
 
 class Measures:

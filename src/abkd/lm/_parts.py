@@ -13,8 +13,9 @@ from abkd.engine import ProgressBar, is_main, rank, ranks, wait
 from abkd.errors import InputError, needed
 from abkd.lm._adapters import config_of, load_model, read_tokenizer
 from abkd.lm._data import say
+from abkd.lm._methods import method_named
 from abkd.lm._parts_checks import check_rows
-from abkd.lm._rows import load_plain_text, load_rows, load_sets
+from abkd.lm._rows import load_plain_text, load_rows, load_sets, tell_rows
 from abkd.lm._seqkd import TeacherText
 from abkd.lm._settings import LmRun, LmTeacher
 from abkd.lm._smollm2 import smollm2_folder
@@ -92,7 +93,7 @@ def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmPa
     chosen, teaches = settings.student, settings.teacher or LmTeacher()
     cache = None if teaches.cache is None else LmCache.open(teaches.cache)
     tokenizer = load_tokenizer(chosen.model or teaches.model)
-    rows = load_rows(settings.data, tokenizer)
+    rows = load_rows(settings.data, tokenizer, prompts=method_named(settings.method).teacher_text)
     sets = load_sets(settings, tokenizer)
     check_rows(settings, rows, sets, tokenizer, config_of(model_path(str(chosen.model or teaches.model))))
     pretrain = None if settings.data.pretrain is None else load_plain_text(settings.data.pretrain)
@@ -105,6 +106,8 @@ def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmPa
         if writer is None:
             raise InputError("data.answers: the teacher writes them, so give teacher.model, or a cache of its answers")
         rows = answered(rows, settings, writer, theirs or tokenizer, folder, progress=progress)
+    if is_main():
+        tell_rows(rows, settings.data)
     if cache is not None:
         teacher = None
     return LmParts(

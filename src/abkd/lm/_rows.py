@@ -7,19 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from abkd.errors import InputError, needed
+from abkd.lm._data import say
 from abkd.lm._settings import LmData, LmRun
 from abkd.lm.data import load_instructions
 
 
-def load_rows(data: LmData, tokenizer: Any) -> dict[str, Any]:
+def load_rows(data: LmData, tokenizer: Any, *, prompts: bool = False) -> dict[str, Any]:
     """The rows of `train`, and of `validation` and `test` where they are asked for.
+
+    Args:
+        data: which rows.
+        tokenizer: the student's.
+        prompts: rows to train on may lack responses, since the teacher writes them for the method.
 
     Raises:
         InputError: rows without responses, or too few.
     """
     whole = load_instructions(data.train, "train", **_reading(data, data.train, tokenizer))
     if data.answers is None and not {"completion", "messages"} & set(whole.column_names):
-        raise InputError(f"{data.train}: holds prompts without responses; let the teacher write them: data.answers")
+        held_out = [name for name in ("validation", "test") if isinstance(getattr(data, name), int | float)]
+        if not prompts or held_out:
+            asked = f", which data.{held_out[0]} would be measured by" if prompts else ""
+            raise InputError(
+                f"{data.train}: holds prompts without responses{asked}; let the teacher write them: data.answers"
+            )
     order = list(range(len(whole)))
     random.Random(data.split_seed).shuffle(order)
     found: dict[str, Any] = {}
@@ -35,6 +46,15 @@ def load_rows(data: LmData, tokenizer: Any) -> dict[str, Any]:
     if not order:
         raise InputError(f"{data.train}: of its {len(whole)} rows none is left to train on; hold out fewer")
     return {"train": whole.select(order[: data.train_size]), **found}
+
+
+def tell_rows(rows: dict[str, Any], data: LmData) -> None:
+    """Say how many rows a run has of each kind, and that one of several references is trained on."""
+    say("rows: " + ", ".join(f"{len(rows[name])} {name}" for name in ("train", "validation", "test") if name in rows))
+    if data.answers is None and "references" in rows["train"].column_names:
+        several = sum(len(references) > 1 for references in rows["train"]["references"])
+        if several:
+            say(f"{several} training rows have several references: the first of each is trained on")
 
 
 def load_sets(settings: LmRun, tokenizer: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+from abkd.divergences import AlphaBeta, Divergence, ReverseKL
 from abkd.engine import ProgressBar
 from abkd.errors import InputError
 from abkd.lm._adapters import read_tokenizer, same_model
@@ -30,7 +31,9 @@ from abkd.lm._tokenised import check_ids, check_room
 from abkd.lm._validation_texts import ValidationWriter
 from abkd.lm._vocabulary import shared_vocabulary
 from abkd.lm.data import tokenise
+from abkd.losses._sparse import degree
 
+_SMALL_ALPHA = 0.5  # below, a third or more of the divergence is in the tail
 _MOMENTS = 20  # of a run at which a divergence that moves is looked at
 
 
@@ -90,8 +93,10 @@ class Setup:
         self.args, self.cache, self.notes = args, cache, list[str]()
         self._check_given(student, teacher, eval_dataset)
         self.tokenizer = _with_template(_tokenizer(student, tokenizer, args), args)
-        row = check_columns(train_dataset, "train_dataset", args.dataset_text_field)
-        check_completions(train_dataset, "train_dataset")
+        sampling = args.teacher_sampling()
+        row = check_columns(train_dataset, "train_dataset", args.dataset_text_field, prompts=sampling is not None)
+        if sampling is None:
+            check_completions(train_dataset, "train_dataset")
         for part in parts_of(eval_dataset):
             check_columns(part, "eval_dataset", args.dataset_text_field)
             check_completions(part, "eval_dataset")
@@ -100,7 +105,6 @@ class Setup:
         if isinstance(teacher, str):
             self.teacher = load_teacher(teacher, args.teacher_model_init_kwargs, args.trust_remote_code)
             self._teacher_name = teacher
-        sampling = args.teacher_sampling()
         if sampling is not None:
             train_dataset = self._teacher_text(train_dataset, sampling)
             row = check_columns(train_dataset, "train_dataset", args.dataset_text_field)
@@ -205,6 +209,7 @@ class Setup:
         for divergence in dict.fromkeys(objectives.at(step / _MOMENTS).divergence for step in range(_MOMENTS + 1)):
             if divergence is not None:
                 cache.check_divergence(divergence)
+        self._tell_tail()
         reason = add_head_call(base_of(trainer.model))
         if reason is not None:
             raise InputError(
@@ -216,6 +221,27 @@ class Setup:
         if not trainer.padding_free:  # packed rows are looked up text by text as they come
             cache.check_dataset(trainer.train_dataset)
         return cache.vocabulary, cache
+
+    def _tell_tail(self) -> None:
+        """Say once what a cache without the teacher's tail loses with a small alpha."""
+        form = getattr(self.cache, "form", None)
+        if form is None or form.dense:
+            return
+        objectives = self.args.objective()
+        moments = [objectives.at(step / _MOMENTS).divergence for step in range(_MOMENTS + 1)]
+        small = [one for one in moments if one is not None and _alpha_of(one) < _SMALL_ALPHA]
+        if not small:
+            return
+        least = min(small, key=_alpha_of)
+        power = degree(least)
+        kept, wanted = form.power, None if power is None else round(float(power.max()), 6)
+        built = kept is not None and wanted is not None and abs(kept - wanted) < 1e-6
+        remedy = "" if built or wanted is None else f" built with --power {wanted:g}, or"
+        self.notes.append(
+            f"{least.name} weighs the teacher's tail, of which this cache (at most {form.most} entries a "
+            "token) knows the mass alone: about half of the divergence is lost at 32 entries, a third or more at 128; "
+            f"train with a live teacher (teacher_model), or a cache{remedy} of more entries"
+        )
 
     def eval_teacher_of(self, trainer: Any, eval_dataset: Any) -> Any:
         """What gives the targets in evaluation: the teacher, or a cache that knows the evaluation's rows; or None."""
@@ -303,6 +329,13 @@ class Setup:
                     f"{name} goes by one evaluation set, and eval_dataset is a dict of several: give the one that "
                     "leads as eval_dataset, and evaluate the others with trainer.evaluate(rows, metric_key_prefix=NAME)"
                 )
+
+
+def _alpha_of(divergence: Divergence) -> float:
+    """Alpha of an alpha-beta-divergence, reverse KL's 0; 1 for the others."""
+    if isinstance(divergence, ReverseKL):
+        return 0.0
+    return float(divergence.alpha) if isinstance(divergence, AlphaBeta) else 1.0
 
 
 def parts_of(dataset: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from abkd.lm._batch import IGNORED, OWN_TEXT, PRETRAIN, ROLLOUT, counted, model_
 from abkd.lm._config import DistillationConfig
 from abkd.lm._data import as_dataset, say
 from abkd.lm._hidden import Predictions, add_head_call, call_with_head, drop_fused_head
-from abkd.lm._measures import Measures
+from abkd.lm._measures import Measures, check_metric
 from abkd.lm._minillm import policy_loss
 from abkd.lm._objective import LANGUAGE_MODELLING, Objective, objective_loss
 from abkd.lm._pretraining import PlainText
@@ -98,6 +98,8 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         pretrain_dataset: Any = None,
     ) -> None:
         args = checked_config(args)
+        if compute_metrics is None:
+            check_metric(args.select_by)
         train_dataset, eval_dataset = (
             as_dataset(train_dataset, "train_dataset"),
             as_dataset(eval_dataset, "eval_dataset"),

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abkd.engine import is_main
 from abkd.errors import InputError, nearest, needed
+from abkd.lm._data import say
 from abkd.lm.data._alpaca import Instruction, alpaca_prompt
 from abkd.lm.data._fit import fit_prompts
 from abkd.lm.data._layouts import Example, examples_of, with_answers
@@ -73,7 +75,11 @@ def load_instructions(
 
     dataset = datasets.Dataset.from_list(rows)
     if max_prompt_length is not None and "prompt" in dataset.column_names:
+        whole = dataset["prompt"]
         dataset = fit_prompts(dataset, tokenizer, max_prompt_length, name=found.where)
+        cut = sum(one != other for one, other in zip(whole, dataset["prompt"], strict=True))
+        if cut and is_main():
+            say(f"{found.where}: {cut} of {len(dataset)} prompts shortened to max_prompt_length={max_prompt_length}")
     return dataset
 
 
