@@ -11,12 +11,15 @@ import datasets
 import lm_toys
 import pytest
 
+from abkd.engine import RunFolder
 from abkd.errors import InputError
 from abkd.lm import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher, load_parts, load_rows
 from abkd.lm._adapters import config_of
+from abkd.lm._rows import tell_rows
 from abkd.lm.data import load_instructions
 from abkd.lm.evaluation import Decoding, evaluate
 from abkd.study import evaluate_texts
+from abkd.study._evaluate_lm import template_of
 
 LONG = " ".join(lm_toys.sentences()[:6])
 
@@ -151,3 +154,30 @@ def test_dialogues_are_taken_whole(tmp_path: Path, tokenizer: Any) -> None:
 def test_a_config_without_weights(student_folder: Path, tmp_path: Path) -> None:
     assert config_of(student_folder).max_position_embeddings == 512
     assert config_of(tmp_path) is None
+
+
+def test_rows_are_told_once_and_prompts_alone_serve_seqkd(
+    tmp_path: Path, settings: LmRun, tokenizer: Any, capfd: Any
+) -> None:
+    rows = [{"prompt": f"{LONG} {i}", "references": ["a", "b"]} for i in range(4)]
+    data = LmData(write(tmp_path / "more.jsonl", rows), validation=1, template="chat", max_prompt_length=None)
+    tell_rows(load_rows(data, tokenizer), data)
+    said = capfd.readouterr().err
+    assert "rows: 3 train, 1 validation" in said
+    assert "3 training rows have several references: the first of each is trained on" in said
+    tasks_long = [{"instruction": LONG, "response": "a"}, {"instruction": "b", "response": "a"}]
+    load_rows(LmData(write(tmp_path / "long.jsonl", tasks_long), template="plain", max_prompt_length=20), tokenizer)
+    assert "1 of 2 prompts shortened to max_prompt_length=20" in capfd.readouterr().err
+    alone = LmData(write(tmp_path / "alone.jsonl", [{"prompt": "a"}, {"prompt": "b"}]))
+    assert load_rows(alone, tokenizer, prompts=True)["train"].column_names[0] == "prompt"
+    with pytest.raises(InputError, match="prompts without responses; let the teacher"):
+        load_rows(alone, tokenizer)
+    with pytest.raises(InputError, match=r"which data\.validation would be measured by"):
+        load_rows(replace(alone, validation=1), tokenizer, prompts=True)
+
+
+def test_a_runs_template_is_the_default_of_its_texts(tmp_path: Path, settings: LmRun) -> None:
+    run = replace(settings, data=replace(settings.data, template="chat"))
+    RunFolder.create(tmp_path / "run", run.to_dict())
+    assert template_of(tmp_path / "run") == "chat"
+    assert template_of(tmp_path) == "alpaca"

@@ -132,7 +132,7 @@ def evaluate_texts(
     if not isinstance(sets, Mapping):
         named = LmRun(
             LmStudent(name),
-            LmData("unused", template=template or _template_of(Path(name).parent), root=root),
+            LmData("unused", template=template or template_of(Path(name).parent), root=root),
             evaluation=LmEvaluation(sets=tuple(sets), size=size),
         )
         sets = load_sets(named, tokenizer)
@@ -148,7 +148,7 @@ def evaluate_texts(
     )
 
 
-def _template_of(run: Path) -> str:
+def template_of(run: Path) -> str:
     """The template that a run was trained with; "alpaca" where there is no run."""
     from abkd.engine import RunFolder
 
