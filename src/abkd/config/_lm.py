@@ -88,7 +88,7 @@ class LmStudent(Section):
     def _whole(cls, value: Any) -> Any:
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         if value is not None and not isinstance(value, list) and not whole:
-            raise ValueError(f"expected how many layers to keep, at least 1, or a list of their numbers, got {value!r}")
+            raise ValueError(f"expected how many layers to keep, at least 1, or their indices, got {value!r}")
         return value
 
     @field_validator("layers")
