@@ -56,6 +56,10 @@ FAULTS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("student_text", {"share": 2}, ("student_text.share:", "2")),
     ("student_text", {"schedule": "adaptiv"}, ("student_text.schedule:", "'adaptive'")),
     ("teacher_text", {"max_new_tokens": 3}, ("method abkd:", "teacher_text")),
+    ("training.max_length", 0, ("training.max_length: expected at least 2 tokens",)),
+    ("loss.temperature", "hot", ("loss.temperature: expected a number or a schedule",)),
+    ("loss.ce_weight", -1, ("loss.ce_weight: expected a finite number",)),
+    ("training.eval_strategy", "no", ("training.eval_strategy: 'no' contradicts data.validation",)),
     ("training.learnin_rate", 1, ("training.learnin_rate:", "'learning_rate'", "abkd.lm")),
     ("training.learning_rate", "fast", ("training.learning_rate:", "'fast'")),
     ("training.lmbda", 0.5, ("training.lmbda:", "student_text.share")),
@@ -207,3 +211,12 @@ def test_two_steps_of_every_method_of_a_comparison(tmp_path: Path) -> None:
     passed: list[str] = []
     recipe.dry_run(recipe.compared_methods, tmp_path, passed.append)
     assert passed == list(METHODS)
+
+
+def test_a_language_recipe_without_task_says_so_alone() -> None:
+    recipe = {"data": {"train": "dolly", "template": "chat"}, "teacher": {"model": "a"}, "student": {"layers": 2}}
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(recipe)
+    (fault,) = caught.value.problems
+    assert fault.startswith("task: not given, which means image, but data.train, data.template, student.layers belong")
+    assert fault.endswith("write task: lm")

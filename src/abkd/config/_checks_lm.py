@@ -111,9 +111,19 @@ def _data(sections: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _choice(training: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
-    """A choice of the epoch without rows to choose it by."""
+    """A choice of the epoch without rows to choose it by, and rows to choose by that are never looked at."""
     data: LmData | None = sections.get("data")
-    if data is None or data.validation is not None:
+    if data is None:
+        return
+    if data.validation is not None:
+        compare: LmCompare = sections.get("compare") or LmCompare()
+        each = {f"compare.settings.{name}.training": one.training for name, one in compare.settings.items()}
+        for path, settings in {"training": training, **each}.items():
+            if settings.get("eval_strategy") in ("no", False):
+                yield (
+                    f"{path}.eval_strategy: 'no' contradicts data.validation, by whose rows the epoch is chosen: "
+                    "leave one of the two out"
+                )
         return
     for key in ("select_by", "validation_texts"):
         if training.get(key) is not None:

@@ -53,6 +53,15 @@ def fault_of(attempt: Callable[[], object], *kinds: type[Exception]) -> str | No
     return None
 
 
+def named_once(fault: str) -> str:
+    """A line `field.path: what is wrong`, without the field's name once more after the path."""
+    path, sign, said = fault.partition(": ")
+    again, twice, rest = said.partition(": ")
+    if sign and twice and again.split(".")[-1] == path.split(".")[-1]:
+        return named_once(f"{path}: {rest}")
+    return fault
+
+
 def show(value: object) -> str:
     """A value as it stands in a message, shortened."""
     text = repr(value)
@@ -61,7 +70,7 @@ def show(value: object) -> str:
 
 def _message(fault: ErrorDetails, location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     if fault["type"] == "extra_forbidden":
-        return f"no such key; {nearest(str(location[-1]), _fields_at(model, location[:-1]))}"
+        return f"no such key; {nearest(str(location[-1]), keys_at(model, location[:-1]))}"
     if fault["type"] == "missing":
         return "required and not given"
     message = fault["msg"]
@@ -77,7 +86,7 @@ def _is_branch(part: int | str) -> bool:
     return part in {"float", "int", "str", "bool"} or "[" in part or part.startswith("constrained-")
 
 
-def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+def keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys that the mapping at `location` may have."""
     current: type[BaseModel] = model
     for part in location:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from abkd.config._checks import check_image
 from abkd.config._checks_lm import check_lm
-from abkd.config._faults import lines, show
+from abkd.config._faults import keys_at, lines, named_once, show
 from abkd.config._image import ImageRecipe, TaskRecipe
 from abkd.config._image_job import ImageJob
 from abkd.config._lm import LmRecipe
@@ -123,6 +123,9 @@ def _checked(raw: dict[str, Any], source: str, faults: list[str]) -> Recipe:
     if not isinstance(task, str) or task not in TASKS:
         faults.append(f"task: no such task as {show(task)}; {nearest(str(task), TASKS)}")
         raise RecipeError(faults, source)
+    if "task" not in raw and (only := _of_language(raw)):
+        fault = f"task: not given, which means image, but {', '.join(only)} belong to language recipes: write task: lm"
+        raise RecipeError([*faults, fault], source)
     model, check, job, _ = TASKS[task]
     spec = None
     try:
@@ -136,8 +139,23 @@ def _checked(raw: dict[str, Any], source: str, faults: list[str]) -> Recipe:
         fault for path, fault in _infinite(raw) if not any(path == one or path.startswith(f"{one}.") for one in said)
     ]
     if spec is None or faults:
-        raise RecipeError(faults, source) from None
+        raise RecipeError([named_once(fault) for fault in faults], source) from None
     return job(spec, source)
+
+
+def _of_language(raw: Mapping[str, Any]) -> list[str]:
+    """Keys that only language recipes have, in a recipe that has none which only image recipes have."""
+    only: dict[str, list[str]] = {}
+    for task, other in (("lm", "image"), ("image", "lm")):
+        model, rival = TASKS[task].model, TASKS[other].model
+        only[task] = [key for key in raw if key in model.model_fields and key not in rival.model_fields]
+        for section in ("data", "teacher", "student"):
+            own, theirs = keys_at(model, (section,)), keys_at(rival, (section,))
+            held = raw.get(section)
+            if isinstance(held, dict):
+                keys = map(str, cast("dict[Any, Any]", held))
+                only[task] += [f"{section}.{key}" for key in keys if key in own and key not in theirs]
+    return [] if only["image"] else only["lm"]
 
 
 def _infinite(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
