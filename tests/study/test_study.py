@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -28,6 +30,7 @@ from abkd.study import (
     to_csv,
     to_markdown,
 )
+from abkd.study import _plots as plots
 
 COLUMNS = (
     Column("accuracy %", "accuracy", scale=100),
@@ -109,6 +112,23 @@ def test_a_wide_table_is_folded_and_no_number_is_cut_short() -> None:
     assert text.count("How to read it.") == 1
     assert text.count("kd") == text.count("method") > 1
     assert max(map(len, text.splitlines())) <= 50
+
+
+def test_curves_of_one_point_are_seen_and_empty_panels_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    short = replace(record("kd", 1), history=[{"epoch": 1.0, "loss": 2.0}])
+    plots.write_curves(Comparison(("kd",), (short,), COLUMNS), tmp_path / "c.png")
+    (axes,) = figures[0].axes
+    assert axes.get_title().startswith("training loss")
+    (line,) = axes.lines
+    assert (list(line.get_xdata()), list(line.get_ydata()), line.get_marker()) == ([1.0], [2.0], "o")
+    plots.write_curves(Comparison(("kd",), (record("kd", 1),), COLUMNS), tmp_path / "c.png")
+    assert [len(axes.lines) for axes in figures[1].axes] == [1, 1]
+    plots.write_curves(Comparison(("kd",), (replace(short, history=[]),), COLUMNS), tmp_path / "c.png")
+    assert len(figures) == 2
 
 
 def test_a_failed_run_is_kept_and_the_others_go_on(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ _COLOURS = (
     "#777777",
 )
 
+_FEW = 12  # points that are drawn as such
+
 
 def write_dots(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     """A PNG of the first column: a point a seed, the mean as a line and one standard deviation as a bar.
@@ -79,27 +81,47 @@ def _start(comparison: Comparison) -> float | None:
 def write_curves(comparison: Comparison, path: str | os.PathLike[str]) -> None:
     """A PNG of the learning curves: training loss and validation score by epoch, the mean over seeds.
 
+    A curve of few points has markers; a panel without any point is left out, and without panels there is no picture.
+
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
     score = f"validation_{comparison.columns[0].key}"
-    figure = _figure(10.5, 4.2)
-    left, right = figure.subplots(1, 2)
-    for place, method in enumerate(comparison.methods):
-        records = comparison.of(method)
-        if not records:
-            continue
-        colour = _COLOURS[place % len(_COLOURS)]
-        style = "-" if place < len(_COLOURS) else "--"
-        for axes, key in ((left, "loss"), (right, score)):
-            epochs, means = _mean_curve(records, key)
-            axes.plot(epochs, means, style, color=colour, label=method, linewidth=1.6)
-    _label(left, "training loss (each method's own scale)")
-    if all(value > 0 for line in left.lines for value in line.get_ydata(orig=True)):  # type: ignore[union-attr]
-        left.set_yscale("log")
-    _label(right, score.replace("_", " "))
-    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    titles = {"loss": "training loss (each method's own scale)", score: score.replace("_", " ")}
+    panels = {key: title for key, title in titles.items() if any(_curves(comparison, key).values())}
+    if not panels:
+        Path(path).unlink(missing_ok=True)
+        return
+    figure = _figure(5.25 * len(panels), 4.2)
+    for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        _draw(axes, comparison, key)
+        _label(axes, title)
+    figure.axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _save(figure, path)
+
+
+def _draw(axes: Axes, comparison: Comparison, key: str) -> None:
+    """One curve a method."""
+    curves = _curves(comparison, key)
+    for place, method in enumerate(comparison.methods):
+        points = curves.get(method)
+        if not points:
+            continue
+        style = "-" if place < len(_COLOURS) else "--"
+        marker = "o" if len(points) <= _FEW else None
+        colour = _COLOURS[place % len(_COLOURS)]
+        axes.plot(*zip(*points, strict=True), style, color=colour, label=method, linewidth=1.6, marker=marker)
+    if key == "loss" and all(value > 0 for points in curves.values() for _, value in points):
+        axes.set_yscale("log")
+
+
+def _curves(comparison: Comparison, key: str) -> dict[str, list[tuple[float, float]]]:
+    """Epoch and mean over seeds, by method."""
+    return {
+        method: list(zip(*_mean_curve(records, key), strict=True))
+        for method in comparison.methods
+        if (records := comparison.of(method))
+    }
 
 
 def _mean_curve(records: list[Record], key: str) -> tuple[list[float], list[float]]:
