@@ -118,7 +118,12 @@ def test_curves_of_one_point_are_seen_and_empty_panels_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+
+    def save(figure: Any, path: Any) -> None:
+        del path
+        figures.append(figure)
+
+    monkeypatch.setattr(plots, "_save", save)
     short = replace(record("kd", 1), history=[{"epoch": 1.0, "loss": 2.0}])
     plots.write_curves(Comparison(("kd",), (short,), COLUMNS), tmp_path / "c.png")
     (axes,) = figures[0].axes
