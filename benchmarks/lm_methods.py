@@ -320,8 +320,7 @@ def report(options: argparse.Namespace) -> None:
         "seeds where there are several. " + _report.stamp("python benchmarks/lm_methods.py run", about["machine"])
     )
     _report.into_docs("language-models.md", "lm methods", "\n\n".join([*texts, closing]))
-    for layers in options.layers:
-        draw(found, layers)
+    draw(found, options.layers)
 
 
 def runs_of(found: dict[str, Any], layers: int, name: str) -> list[dict[str, float]]:
@@ -352,35 +351,36 @@ def _cell(runs: list[dict[str, float]], key: str, _: str, digits: int) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def draw(found: dict[str, Any], layers: int) -> None:
-    """Held-out KL beside ROUGE-L of each method."""
+def draw(found: dict[str, Any], sizes: list[int]) -> None:
+    """Held-out KL beside ROUGE-L of each method, a line of panels for each size of student."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    known = {name: runs for name in CONTENDERS if (runs := runs_of(found, layers, name))}
-    order = sorted(known, key=lambda name: statistics.mean(run["forward_kl"] for run in known[name]))
-    panels = [column for column in COLUMNS if any(column[0] in run for runs in known.values() for run in runs)]
-    panels = [column for column in panels if column[0] in ("forward_kl", "rouge_l_self-instruct", "rouge_l_vicuna")]
-    if not order or not panels:
-        return
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels) + 1.2, 4.2), sharey=True, squeeze=False)
-    for axis, (key, title, _) in zip(axes[0], panels, strict=True):
-        for place, name in enumerate(order):
-            values = [run[key] for run in known[name] if key in run]
-            colour = "#1f6f8b" if name.startswith("abkd") else "#8a9099"
-            axis.plot(values, [place] * len(values), "o", color=colour, markersize=5, alpha=0.6)
-            axis.plot([statistics.mean(values)], [place], "|", color=colour, markersize=14, markeredgewidth=2)
-        axis.set_title("held-out forward KL, nats" if key == "forward_kl" else f"ROUGE-L, {title}", fontsize=9)
-        axis.grid(axis="x", color="#e6e6e6")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_yticks(range(len(order)), order, fontsize=8)
-    axes[0][0].invert_yaxis()
-    figure.suptitle(f"SmolLM2-135M into {layers} of its 30 layers", fontsize=10)
+    sizes = [layers for layers in sizes if any(runs_of(found, layers, name) for name in CONTENDERS)]
+    titles = {"forward_kl": "held-out forward KL, nats"}
+    titles |= {
+        f"rouge_l_{name}": f"ROUGE-L, {title}"
+        for name, title in (("self-instruct", "Self-Instruct"), ("vicuna", "Vicuna"))
+    }
+    figure, grid = plt.subplots(len(sizes), len(titles), figsize=(12, 0.5 + 3.4 * len(sizes)), squeeze=False)
+    for axes, layers in zip(grid, sizes, strict=True):
+        known = {name: runs for name in CONTENDERS if (runs := runs_of(found, layers, name))}
+        order = sorted(known, key=lambda name: statistics.mean(run["forward_kl"] for run in known[name]))
+        for axis, (key, title) in zip(axes, titles.items(), strict=True):
+            for place, name in enumerate(order):
+                values = [run[key] for run in known[name] if key in run]
+                colour = "#1f6f8b" if name.startswith("abkd") else "#8a9099"
+                axis.plot(values, [place] * len(values), "o", color=colour, markersize=6)
+            axis.set_title(f"{title} ({layers} layers)", fontsize=9)
+            axis.set_yticks(range(len(order)), order if axis is axes[0] else [""] * len(order), fontsize=9)
+            axis.set_ylim(len(order) - 0.5, -0.5)
+            axis.grid(axis="x", color="#e6e6e6")
+            axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     _report.PICTURES.mkdir(parents=True, exist_ok=True)
-    figure.savefig(_report.PICTURES / f"lm_methods_{layers}.png", dpi=130)
+    figure.savefig(_report.PICTURES / "lm_methods.png", dpi=110)
     plt.close(figure)
 
 

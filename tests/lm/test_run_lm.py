@@ -71,6 +71,7 @@ def test_a_run_leaves_what_it_says(settings: LmRun, tmp_path: Path) -> None:
     assert student < teacher
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "best",
+        "data.json",
         "environment.json",
         "evaluation",
         "last",

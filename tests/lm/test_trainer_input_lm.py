@@ -49,7 +49,6 @@ from abkd.teachers import LmCache
         ({"kd_weight": 0.0}, "the loss is empty"),
         ({"select_by": "rouge_l"}, "select_by has no effect without evaluations"),
         ({"select_by": "nll"}, "select_by has no effect without evaluations"),
-        ({"validation_texts": {}}, "validation_texts has no effect without evaluations"),
         ({"validation_texts": {"sizes": 3}}, "did you mean 'size'"),
         ({"student_text": "half"}, "student_text: expected settings by name, such as {'share': 0.5}, got 'half'"),
         ({"student_text": 0.5}, "such as {'share': 0.5}, got 0.5"),

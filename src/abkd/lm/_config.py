@@ -265,11 +265,8 @@ class DistillationConfig(FromSettings, SFTConfig):
             )
 
     def _check_choice(self) -> None:
-        if self._evaluates():
-            return
-        for name in ("select_by", "validation_texts"):
-            if getattr(self, name) is not None:
-                raise InputError(f"{name} has no effect without evaluations: set eval_strategy to 'epoch' or 'steps'")
+        if self.select_by is not None and not self._evaluates():
+            raise InputError("select_by has no effect without evaluations: set eval_strategy to 'epoch' or 'steps'")
 
     def _evaluates(self) -> bool:
         return str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no"
