@@ -1,7 +1,7 @@
 """The command line: `abkd train`, `compare`, `cache`, `eval`, `validate`, `methods`, `demo`.
 
 One file a subcommand, each thin: it reads a recipe, calls a room below, and prints. Exit codes: 0 done;
-1 a run failed; 2 bad usage or recipe; 130 stopped by Ctrl-C.
+1 a run failed; 2 bad usage, recipe or data; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HELP = """Knowledge distillation with the alpha-beta-divergence, and the method
 A recipe (YAML) says which teacher, student, data and method; every value can be overridden on the
 command line by its dotted path: abkd train recipe.yaml divergence.alpha=0.3
 
-Exit codes: 0 done; 1 a run failed; 2 bad usage or recipe; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 a run failed; 2 bad usage, recipe or data; 130 stopped by Ctrl-C.
 """
 
 
