@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(ABC):
     """A recipe without faults; each task has a class of its own.
 
     Attributes:
@@ -61,17 +62,17 @@ class Recipe:
         """A method's published defaults."""
         return MethodSettings()
 
+    @abstractmethod
     def describe(self, method: str) -> str:
         """The method's settings in words, with the named special case of its divergence."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, method: str, seed: int) -> Any:
         """One student's run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def teacher_run(self, teacher: Any) -> Any:
         """The run that trains the teacher."""
-        raise NotImplementedError
 
     def plan(self, methods: Iterable[str], seeds: Iterable[int]) -> Any:
         """The runs of these methods with these seeds, after the teacher's own training if there is one."""
@@ -93,13 +94,13 @@ class Recipe:
 
         return run_opened(self.plan(methods, seeds), Path(folder), **options)
 
+    @abstractmethod
     def dry_run(self, methods: Sequence[str], folder: str | os.PathLike[str], report: Callable[[str], None]) -> None:
         """Two steps of every method on made-up data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def headline(self, metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         """A run's result in a few words."""
-        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, which `parse_recipe` reads."""
@@ -111,8 +112,8 @@ class Recipe:
 
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
-    def _plan_class(self) -> type[StudyPlan[Any]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _plan_class(self) -> type[StudyPlan[Any]]: ...
 
     def _task(self) -> dict[str, str]:
         return {}

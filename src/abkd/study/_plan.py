@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ class Work(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StudyPlan(Generic[Run]):
+class StudyPlan(ABC, Generic[Run]):
     """What a study runs; each task has a class of its own.
 
     Attributes:
@@ -67,21 +68,21 @@ class StudyPlan(Generic[Run]):
             for method, seeds in self.runs.items()
         }
 
+    @abstractmethod
     def trained(self, folder: Path) -> Any:
         """The teacher of the runs, trained in this run folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def columns(self) -> tuple[Column, ...]:
         """What the table shows; nothing where nothing is measured."""
-        raise NotImplementedError
 
+    @abstractmethod
     def note(self) -> str:
         """How to read the table."""
-        raise NotImplementedError
 
+    @abstractmethod
     def work(self, place: Path, progress: bool) -> Work:
         """How the runs are made in the study's folder; `progress` shows bars while something is loaded."""
-        raise NotImplementedError
 
 
 class Newest(Generic[Value]):
