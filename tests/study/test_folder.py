@@ -28,6 +28,15 @@ class Plan(StudyPlan[Settings]):
     def columns(self) -> tuple[Column, ...]:
         return (Column("accuracy", "accuracy"),)
 
+    def note(self) -> str:
+        return ""
+
+    def trained(self, folder: Path) -> Any:
+        return str(folder)
+
+    def work(self, place: Path, progress: bool) -> Any:
+        raise AssertionError("these tests run nothing")
+
 
 PLAN = Plan({"a": {1: Settings()}})
 
