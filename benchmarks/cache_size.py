@@ -184,7 +184,10 @@ def main() -> None:
     results = _report.Results("cache_size", again=True)
     for key, value in measure(args).items():
         results.put(key, value)
-    report(results.data, "python benchmarks/cache_size.py " + " ".join(f"--{k} {v}" for k, v in sizes(args)))
+    files = {"data": args.data, "answers": args.answers}
+    words = [f"--{name} {Path(file).name}" for name, file in files.items() if file]
+    words += [f"--{name} {value}" for name, value in sizes(args)]
+    report(results.data, " ".join(["python benchmarks/cache_size.py", *words]))
 
 
 def sizes(args: argparse.Namespace) -> list[tuple[str, int]]:

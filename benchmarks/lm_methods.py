@@ -44,6 +44,10 @@ from abkd.lm.data import load_instructions, tokenise
 from abkd.lm.evaluation import held_out
 
 RESULTS = _report.RESULTS / "lm_methods.json"
+COMMAND = (
+    "python benchmarks/lm_methods.py run --prompts seed_tasks.jsonl --self-instruct user_oriented.jsonl "
+    "--vicuna questions.jsonl --vicuna-answers answers.jsonl"
+)
 ROWS = _report.RESULTS / "lm_methods_rows.json.gz"
 TOWARDS = {
     "name": "alpha_beta",
@@ -317,7 +321,7 @@ def report(options: argparse.Namespace) -> None:
     closing = (
         f"{rows['train']} rows, {about['steps']} steps of {BATCH}; measured on {rows['test']} rows of other prompts. "
         "KL and NLL in nats a token; ROUGE-L x 100 of one sampled response a prompt. Mean ± standard deviation over "
-        "seeds where there are several. " + _report.stamp("python benchmarks/lm_methods.py run", about["machine"])
+        "seeds where there are several. " + _report.stamp(COMMAND, about["machine"])
     )
     _report.into_docs("language-models.md", "lm methods", "\n\n".join([*texts, closing]))
     draw(found, options.layers)

@@ -252,3 +252,11 @@ def test_settings_are_plain_data(settings: LmRun) -> None:
         LmRun.from_dict({**settings.to_dict(), "methd": "kd"})
     with pytest.raises(InputError, match="'data' is missing"):
         LmRun.from_dict({"student": {}})
+
+
+@pytest.mark.parametrize("key", ["fsdp", "deepspeed"])
+def test_a_run_of_spread_models_is_refused(settings: LmRun, key: str, tmp_path: Path) -> None:
+    spread = replace(settings, training={**settings.training, key: "given"})
+    with pytest.raises(InputError, match=rf"training\.{key}: a run saves and measures"):
+        run_lm(spread, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -14,6 +14,7 @@ from transformers.trainer_utils import set_seed
 
 from abkd.engine import WAITED, Measured, MetricsLog, OpenRun, Report, RunFolder, RunResult, is_main, on_main, size_of
 from abkd.engine import load_result as load_lm_result
+from abkd.errors import InputError
 from abkd.lm._adapters import lora
 from abkd.lm._config import DistillationConfig
 from abkd.lm._judge import Judge
@@ -106,8 +107,13 @@ def lm_config(settings: LmRun, output: str | os.PathLike[str]) -> DistillationCo
         "ddp_timeout": WAITED,
         **settings.training,
     }
-    sharded = training.get("fsdp") or training.get("deepspeed")
-    if validated and not sharded and str(training["eval_strategy"]) != "no":
+    for key in ("fsdp", "deepspeed"):
+        if training.get(key):
+            raise InputError(
+                f"training.{key}: a run saves and measures its student in the first process alone, which a model "
+                "that is spread over several does not allow; use DistillationTrainer in a script of your own"
+            )
+    if validated and str(training["eval_strategy"]) != "no":
         training.setdefault("select_by", "nll")
     fixed: dict[str, Any] = {
         "output_dir": str(output),
