@@ -87,7 +87,7 @@ def test_data_that_changed_since_are_refused(tmp_path: Path) -> None:
     run.begin()
     again = OpenRun.check(Settings(), tmp_path / "run", resume=True, overwrite=False)
     again.on_data({"train": "a", "validation": "b"})
-    with pytest.raises(InputError, match="the train rows have changed since the run was started"):
+    with pytest.raises(InputError, match="the train data has changed since the run was started"):
         again.on_data({"train": "c", "validation": "b"})
     anew = OpenRun.check(Settings(), tmp_path / "run", resume=False, overwrite=True)
     anew.on_data({"train": "c"})

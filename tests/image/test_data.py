@@ -121,6 +121,19 @@ def test_small_images_in_folders_are_held_in_memory(tmp_path: Path) -> None:
     assert (data.train.source.image(0).permute(1, 2, 0).numpy() == expected).all()
 
 
+@pytest.mark.parametrize("kind", [{}, {"size": (40, 30)}], ids=["decoded", "in memory"])
+def test_a_fingerprint_is_of_images_and_labels_wherever_they_are(tmp_path: Path, kind: dict[str, Any]) -> None:
+    for name in ("one", "other"):
+        class_folders(tmp_path / name / "train", 6, **kind)
+        class_folders(tmp_path / name / "test", 3, **kind)
+    one, other = (load_data(tmp_path / name, validation=2) for name in ("one", "other"))
+    assert one.train.fingerprint() == other.train.fingerprint()
+    assert one.train.fingerprint() != one.test.fingerprint()
+    assert one.train.fingerprint() != load_data(tmp_path / "one", validation=2, split_seed=1).train.fingerprint()
+    photograph(0, 7, **kind).save(tmp_path / "other/test/flower/0.png")
+    assert one.test.fingerprint() != load_data(tmp_path / "other", validation=2).test.fingerprint()
+
+
 def test_imagenet_style_tests_on_val(tmp_path: Path) -> None:
     class_folders(tmp_path / "train", 6)
     class_folders(tmp_path / "val", 3)

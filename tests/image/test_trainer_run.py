@@ -58,7 +58,7 @@ def test_a_run_leaves_everything_about_it(tmp_path, data, teacher_folder):
     settings = distilled(teacher_folder, divergence={"name": "alpha_beta", "alpha": 0.9, "beta": 0.3})
     result = run_image(settings, tmp_path / "run", progress=False, data=data)
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == ["best", "environment.json", "last", "metrics.jsonl", "result.json", "run.json"]
+    assert names == ["best", "data.json", "environment.json", "last", "metrics.jsonl", "result.json", "run.json"]
     for split in ("validation", "test"):
         for which in ("best", "last"):
             metrics = result.metrics[split][which]
@@ -135,6 +135,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, data, teacher_folder, m
     assert load_result(tmp_path / "run") is None
     with pytest.raises(RunExistsError):
         run_image(settings, tmp_path / "run", progress=False, data=data)
+    other = load_data(DATA.name, train_size=200, split_seed=1)
+    with pytest.raises(InputError, match="the train and validation data has changed since the run was started"):
+        run_image(settings, tmp_path / "run", resume=True, progress=False, data=other)
     resumed = run_image(settings, tmp_path / "run", resume=True, progress=False, data=data)
     for which in ("best", "last"):
         assert same_bits(weights_of(tmp_path / "run", which), weights_of(tmp_path / "whole", which))

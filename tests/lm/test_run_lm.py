@@ -127,7 +127,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(settings: LmRun, tmp_path
     assert load_lm_result(tmp_path / "parts") is None
     content = Path(run.data.train).read_text()
     Path(run.data.train).write_text("\n".join(content.split("\n")[::-1]))
-    with pytest.raises(InputError, match="rows have changed since the run was started"):
+    with pytest.raises(InputError, match="data has changed since the run was started"):
         run_lm(run, tmp_path / "parts", resume=True, progress=False)
     Path(run.data.train).write_text(content)
     resumed = run_lm(run, tmp_path / "parts", resume=True, progress=False)

@@ -23,7 +23,7 @@ _FOLDERS = ("checkpoints", "answers", "teacher_text", "best", "last", "evaluatio
 class RunFolder:
     """The folder of one run.
 
-    `run.json` holds the settings, `data.json` fingerprints of a language run's rows, `environment.json` versions and
+    `run.json` holds the settings, `data.json` fingerprints of its rows or images, `environment.json` versions and
     machine, `metrics.jsonl` one line a logged step, `checkpoints/` what a resumed run starts from, `best/` and `last/`
     the models, and `result.json`, written last, what was measured. A language run may also leave `answers/` and
     `teacher_text/` (the teacher's, trained on), `evaluation/` (texts of the test sets) and `samples.json` (a few texts

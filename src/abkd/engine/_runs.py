@@ -93,17 +93,17 @@ class OpenRun:
         return result
 
     def on_data(self, fingerprints: Mapping[str, str]) -> None:
-        """Keep fingerprints of the run's rows by split, and compare them with those that it was started with.
+        """Keep fingerprints of the run's data by split, and compare them with those that it was started with.
 
         Raises:
-            InputError: the rows of the run to resume have changed.
+            InputError: the data of the run to resume has changed.
         """
         before = self.folder.data() if self.resume else {}
         changed = [name for name in sorted({*before, *fingerprints}) if before.get(name) != fingerprints.get(name)]
         if before and changed:
             raise InputError(
-                f"{self.folder.path}: cannot resume, the {' and '.join(changed)} rows have changed since the run was "
-                "started: restore them, or start anew with --overwrite or in another folder"
+                f"{self.folder.path}: cannot resume, the {' and '.join(changed)} data has changed since the run was "
+                "started: restore it, or start anew with --overwrite or in another folder"
             )
         self._data = dict(fingerprints)
         if self._begun:

@@ -66,6 +66,7 @@ def run_image(
         return finished
     set_seed(settings.seed)
     data = _load_data(settings.data) if data is None else data
+    run.on_data(_fingerprints(data))
     config = _config(settings, run.folder, has_validation=_has_samples(data.validation))
     config.objective()
     if teacher is None and settings.teacher is not None:
@@ -87,6 +88,14 @@ def _load_data(choice: DataChoice) -> ImageData:
     from abkd.image.data import load_data
 
     return load_data(choice.name, **choice.options)
+
+
+def _fingerprints(data: ImageData) -> dict[str, str]:
+    """Of each split that has one; a data set of the caller's own class has none."""
+    from abkd.image.data import ImageDataset
+
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {name: split.fingerprint() for name, split in splits.items() if isinstance(split, ImageDataset)}
 
 
 def _config(settings: ImageRun, run: RunFolder, *, has_validation: bool) -> DistillationConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from abkd.image.data._augment import augmented
-from abkd.image.data._sources import Source
+from abkd.image.data._sources import MemoryImages, Source
 
 Sample = dict[str, Tensor | int]
+_LOOKED_AT = 16
 
 
 class ImageDataset(Dataset[Sample]):
@@ -57,6 +59,20 @@ class ImageDataset(Dataset[Sample]):
         key = (self.seed, self.epoch, place)
         image = augmented(self.source.image(place), self.size, self.augment, key, crop=self.crop)
         return {"pixel_values": image.to(torch.float32) / 255, "labels": int(self.labels[index])}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the images and their labels, the same wherever they were read from.
+
+        Of pictures that are decoded when asked for, 16 are read, evenly spaced, beside all labels.
+        """
+        digest = hashlib.sha256(self.labels.numpy().tobytes())
+        if isinstance(self.source, MemoryImages):
+            digest.update(self.source.images[self.indices].numpy().tobytes())
+        else:
+            some = self.indices[torch.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self))).round().long()]
+            for index in some.tolist():
+                digest.update(self.source.image(index).numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def seed(self) -> int:
