@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import yaml
+from datasets import Dataset
 
 pytest.importorskip("trl", reason="the language-model room needs trl")
 
 from abkd.config import LmJob, load_recipe, parse_recipe, shipped_recipes
 from abkd.errors import RecipeError
 from abkd.lm import METHODS
+from abkd.study._dry_run_lm import byte_tokenizer, tiny_llama
+from abkd.teachers import LmCache
 
 SHIPPED = [name for name in shipped_recipes() if name.startswith("lm/") or name == "quickstart/lm"]
 
@@ -149,17 +152,51 @@ def test_all_faults_come_at_once(language: dict[str, Any]) -> None:
     assert len(caught.value.problems) == 4
 
 
+def small_cache(folder: Path) -> Path:
+    tokenizer = byte_tokenizer()
+    teacher = tiny_llama(len(tokenizer), 1).eval().requires_grad_(False)
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [[-100, 2, 3]]})
+    LmCache.build(rows, teacher, tokenizer, folder, top_k=4, progress=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": {"temperature": 2.0}}, r"teacher\.cache: .*temperature 1, the loss has 2"),
+        ({"divergence": {"alpha": 0.8, "beta": 0.5}}, r"teacher\.cache: .*alpha \+ beta = 1\.3"),
+        (
+            {"divergence": {"alpha": {"from": 0.2, "to": 1.2}, "beta": 0.5}},
+            r"teacher\.cache: alpha \+ beta moves from 0\.7 to 1\.7, and above 1 a cache serves a single sum",
+        ),
+    ],
+)
+def test_a_cache_that_does_not_serve_the_loss(
+    language: dict[str, Any], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    del language["data"]["answers"]
+    language["data"]["train"] = "dolly"
+    language |= {"student": {"model": "owner/small"}, "divergence": None, "method": "abkd"}
+    language["teacher"] = {"cache": str(small_cache(tmp_path / "cache"))}
+    parse_recipe(language)
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe({**language, **changes})
+    language["teacher"] = {"cache": str(tmp_path)}
+    with pytest.raises(RecipeError, match=r"teacher\.cache: .*abkd cache"):
+        parse_recipe(language)
+
+
 def test_a_cache_does_not_go_with_written_text(language: dict[str, Any], tmp_path: Path) -> None:
     del language["data"]["answers"]
     language["data"]["train"] = "dolly"
-    language["teacher"] = {"cache": str(tmp_path)}
+    language["teacher"] = {"cache": str(small_cache(tmp_path / "cache"))}
     language["student"] = {"model": "owner/small"}
     language["divergence"] = None
     assert parse_recipe(language)
     answered = {**language, "data": {"train": "everyday-tasks", "answers": {"max_new_tokens": 8}}}
     with pytest.raises(RecipeError, match=r"without the teacher's answers.*abkd cache RECIPE"):
         parse_recipe(answered)
-    (tmp_path.parent / f"{tmp_path.name}-answers").mkdir()
+    (tmp_path / "cache-answers").mkdir()
     assert parse_recipe(answered)
     for method, word in (("gkd", "student writes"), ("seqkd", "teacher writes")):
         with pytest.raises(RecipeError, match=word):

@@ -114,6 +114,20 @@ def test_the_teachers_text_is_written_once_for_all_seeds(
     assert (tmp_path / "alone/teacher_text/seqkd/part-000000.json").is_file()
 
 
+def test_prompts_alone_are_refused_before_the_first_run_of_a_study(settings: LmRun, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"Say {n}."}) for n in range(8)))
+    texts = LmEvaluation(sets=(settings.data.train,), size=2, seeds=(1,), max_new_tokens=3, samples=0)
+    prompts = replace(settings, data=LmData(str(file), template="plain"), evaluation=texts)
+    seqkd = replace(prompts, method="seqkd", teacher_text={"max_new_tokens": 3})
+    alone = run_lms(LmPlan({"seqkd": {1: seqkd}}), tmp_path / "alone", progress=False)
+    assert not alone.failures
+    both = LmPlan({"seqkd": {1: seqkd}, "kd": {1: prompts}})
+    with pytest.raises(InputError, match="prompts without responses"):
+        run_lms(both, tmp_path / "both", progress=False)
+    assert not list((tmp_path / "both").rglob("result.json"))
+
+
 def test_the_start_is_measured_for_each_length_of_rows(settings: LmRun, tmp_path: Path) -> None:
     short = replace(settings, training={**TRAINING, "max_length": 40})
     plan = {"kd": {1: settings}, "rkd": {1: replace(short, method="rkd")}, "sft": {1: replace(settings, method="sft")}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from abkd.config._faults import fault_of
 from abkd.config._image import Divergence
@@ -12,6 +12,9 @@ from abkd.config._lm import LmCompare, LmData, LmEvaluation, LmMethodSettings, L
 from abkd.config._methods import chosen_name, divergence_problems, value_problems
 from abkd.config._training import check_training
 from abkd.errors import nearest
+
+if TYPE_CHECKING:
+    from abkd.lm import DistillationConfig
 
 _FILES = (".jsonl", ".json", ".parquet", ".txt")
 
@@ -261,3 +264,13 @@ def _together(sections: Mapping[str, Any]) -> Iterator[str]:
             yield f"teacher.cache: {method} trains on text that the student writes, which is in no cache"
         if writes:
             yield f"teacher.cache: {method} trains on text that the teacher writes, so give teacher.model alone"
+        elif config.objective().needs_teacher and (fault := _cache_fault(teacher.cache, config)) is not None:
+            yield f"teacher.cache: {fault}"
+
+
+def _cache_fault(folder: str, config: DistillationConfig) -> str | None:
+    """Why a cache cannot serve a method's loss."""
+    from abkd.lm._setup import check_cache
+    from abkd.teachers import LmCache
+
+    return fault_of(lambda: check_cache(LmCache.open(folder, verify=False), config.objective()))

@@ -36,9 +36,8 @@ _ELSEWHERE = {
     "local_rank": "the launcher",
 }
 # What would be accepted by transformers' arguments and then work against this library's trainers.
-_REFUSED = {"push_to_hub": "a run folder holds more than one model: push best/ yourself when the run is finished"}
-_REFUSED_IMAGE = {
-    **_REFUSED,
+_REFUSED = {
+    "push_to_hub": "a run folder holds more than one model: push best/ yourself when the run is finished",
     "metric_for_best_model": "the best epoch is chosen and kept by training.select_by",
     "load_best_model_at_end": "the best epoch is chosen and kept by training.select_by",
 }
@@ -106,8 +105,8 @@ def check_training(training: Mapping[str, Any], path: str, task: str = "image") 
     for key, value in training.items():
         if key in elsewhere:
             faults.append(f"{path}.{key}: set by {elsewhere[key]}, not here")
-        elif key in (refused := _REFUSED if task == "lm" else _REFUSED_IMAGE) and value not in (None, False):
-            faults.append(f"{path}.{key}: {refused[key]}; leave it out")
+        elif key in _REFUSED and value not in (None, False):
+            faults.append(f"{path}.{key}: {_REFUSED[key]}; leave it out")
         elif key not in kinds:
             faults.append(f"{path}.{key}: no such key; {_nearest_few(key, allowed, task)}")
         else:

@@ -77,12 +77,13 @@ class LmParts:
         return student.to(dtype=_dtype(wanted.dtype))
 
 
-def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmParts:
+def load_parts(settings: LmRun, answers: Path, *, prompts: bool | None = None, progress: bool = True) -> LmParts:
     """Load everything that a run names; what can fail cheaply comes first.
 
     Args:
         settings: the run.
         answers: the folder for responses that the teacher writes, where `data.answers` asks for them.
+        prompts: whether rows to train on may lack responses; None where the run's own method needs none.
         progress: show a bar while the teacher writes.
 
     Raises:
@@ -93,7 +94,8 @@ def load_parts(settings: LmRun, answers: Path, *, progress: bool = True) -> LmPa
     chosen, teaches = settings.student, settings.teacher or LmTeacher()
     cache = None if teaches.cache is None else LmCache.open(teaches.cache)
     tokenizer = load_tokenizer(chosen.model or teaches.model)
-    rows = load_rows(settings.data, tokenizer, prompts=method_named(settings.method).teacher_text)
+    alone = method_named(settings.method).teacher_text if prompts is None else prompts
+    rows = load_rows(settings.data, tokenizer, prompts=alone)
     sets = load_sets(settings, tokenizer)
     check_rows(settings, rows, sets, tokenizer, config_of(model_path(str(chosen.model or teaches.model))))
     pretrain = None if settings.data.pretrain is None else load_plain_text(settings.data.pretrain)

@@ -24,6 +24,7 @@ from abkd.lm._data import (
     wants_assistant_only,
 )
 from abkd.lm._hidden import add_head_call
+from abkd.lm._objective import ScheduledObjective
 from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
 from abkd.lm._teacher import LiveTeacher, base_of, check_apart, load_teacher, load_tokenizer_of
@@ -34,6 +35,7 @@ from abkd.lm.data import tokenise
 from abkd.losses._sparse import degree
 
 _SMALL_ALPHA = 0.5  # below, a third or more of the divergence is in the tail
+_SAME = 1e-6  # sums of alpha and beta this near are one
 _MOMENTS = 20  # of a run at which a divergence that moves is looked at
 
 
@@ -53,6 +55,29 @@ def checked_config(args: Any) -> DistillationConfig:
             f"launch, torchrun --nproc_per_node {args.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES=0)"
         )
     return args
+
+
+def check_cache(cache: Any, objectives: ScheduledObjective) -> None:
+    """A teacher cache that serves the objective of every step.
+
+    Raises:
+        InputError: it has another temperature, or a tail that a divergence cannot do without.
+    """
+    if any(temperature != cache.temperature for temperature in objectives.temperatures):
+        raise InputError(
+            f"the teacher cache was made at temperature {cache.temperature:g}, the loss has "
+            f"{' to '.join(f'{value:g}' for value in sorted(objectives.temperatures))}: give both the same"
+        )
+    moments = dict.fromkeys(objectives.at(step / _MOMENTS).divergence for step in range(_MOMENTS + 1))
+    divergences = [divergence for divergence in moments if divergence is not None]
+    degrees = [float(found.max()) for divergence in divergences if (found := degree(divergence)) is not None]
+    if not cache.form.dense and max(degrees, default=0) > 1 + _SAME and max(degrees) - min(degrees) > _SAME:
+        raise InputError(
+            f"alpha + beta moves from {degrees[0]:g} to {degrees[-1]:g}, and above 1 a cache serves a single sum: keep "
+            "it at most 1, or the same in every step, or give teacher_model instead"
+        )
+    for divergence in divergences:
+        cache.check_divergence(divergence)
 
 
 def opened_cache(given: Any) -> Any:
@@ -201,14 +226,7 @@ class Setup:
         """The cache, once it is known to be of this tokenizer, these data and this objective."""
         cache, objectives = self.cache, self.args.objective()
         cache.check_tokenizer(self.tokenizer)
-        if any(temperature != cache.temperature for temperature in objectives.temperatures):
-            raise InputError(
-                f"the teacher cache was made at temperature {cache.temperature:g}, the loss has "
-                f"{' to '.join(f'{value:g}' for value in sorted(objectives.temperatures))}: give both the same"
-            )
-        for divergence in dict.fromkeys(objectives.at(step / _MOMENTS).divergence for step in range(_MOMENTS + 1)):
-            if divergence is not None:
-                cache.check_divergence(divergence)
+        check_cache(cache, objectives)
         self._tell_tail()
         reason = add_head_call(base_of(trainer.model))
         if reason is not None:
@@ -235,7 +253,7 @@ class Setup:
         least = min(small, key=_alpha_of)
         power = degree(least)
         kept, wanted = form.power, None if power is None else round(float(power.max()), 6)
-        built = kept is not None and wanted is not None and abs(kept - wanted) < 1e-6
+        built = kept is not None and wanted is not None and abs(kept - wanted) < _SAME
         remedy = "" if built or wanted is None else f" built with --power {wanted:g}, or"
         self.notes.append(
             f"{least.name} weighs the teacher's tail, of which this cache (at most {form.most} entries a "

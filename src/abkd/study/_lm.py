@@ -66,14 +66,16 @@ class LmPlan(StudyPlan["LmRun"]):
 
     def work(self, place: Path, progress: bool) -> Work:
         """`run_lm`, with models and rows loaded once for all runs that name the same."""
-        from abkd.lm import load_parts, run_lm
+        from abkd.lm import METHODS, load_parts, run_lm
 
         quiet_libraries()
         parts: Newest[LmParts] = Newest()
+        prompts = self.teacher is None and all(METHODS[method].teacher_text for method in self.methods)
 
         def share(run: LmRun) -> dict[str, Any]:
             named = (run.student, run.teacher, run.data, run.evaluation)
-            return {"parts": parts.of(named, lambda: load_parts(run, place / ANSWERS, progress=progress))}
+            options: dict[str, Any] = {"prompts": prompts, "progress": progress}
+            return {"parts": parts.of(named, lambda: load_parts(run, place / ANSWERS, **options))}
 
         return Work(run_lm, share)
 
