@@ -148,6 +148,21 @@ def test_bad_files_have_exit_code_2_and_a_byte_order_mark_is_read(run: Any, home
     assert read_records(Path("marked.jsonl")) == read_records(Path("rows.jsonl"))
 
 
+def test_validate_looks_into_files_and_sizes_of_models(run: Any, home: Path) -> None:
+    assert run("validate", "r.yaml")[0] == 0
+    Path("r.yaml").write_text(RECIPE.replace("{model: ./student}", "{heads: 9, layers: [0, 5]}"))
+    code, _, err = run("validate", "r.yaml")
+    assert code == 2
+    assert "student.layers: expected indices from 0 to 1, as ./teacher has 2, got [0, 5]" in err
+    assert "student.heads: expected at most" in err
+    Path("r.yaml").write_text(RECIPE)
+    Path("rows.jsonl").write_text(json.dumps({"prompts": "a"}))
+    code, _, err = run("validate", "r.yaml")
+    assert code == 2
+    assert "r.yaml: data.train: rows.jsonl, row 1: expected instruction" in err
+    assert "found the fields prompts" in err
+
+
 def test_two_steps_on_tiny_models(run: Any, home: Path) -> None:
     code, out, err = run("train", "r.yaml", "--dry-run")
     assert code == 0, err

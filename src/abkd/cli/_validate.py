@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -14,15 +15,22 @@ EXAMPLES = ("abkd validate recipes/cifar100/*.yaml",)
 def validate(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE", help="YAML files, or names of shipped recipes.")],
 ) -> None:
-    """Check recipes without loading any data or weights.
+    """Check recipes without loading any weights.
 
-    Prints `ok`, or every fault of a recipe, one line each with the path of the key; exit code 2 on a fault.
+    Local files of instructions are read through. Prints `ok`, or every fault of a recipe, one line each with the path
+    of the key; exit code 2 on a fault.
     """
     from abkd.config import fault_of, load_recipe
+    from abkd.errors import RecipeError
+
+    def check(recipe: str) -> None:
+        loaded = load_recipe(recipe)
+        if faults := list(loaded.file_faults()):
+            raise RecipeError(faults, loaded.source)
 
     faulty = False
     for recipe in recipes:
-        faults = fault_of(lambda path=recipe: load_recipe(path))
+        faults = fault_of(partial(check, recipe))
         if faults is None:
             plain(f"{recipe}: ok")
         else:

@@ -69,11 +69,32 @@ def _models(sections: Mapping[str, Any]) -> Iterator[str]:
     whole = not student.smaller
     if student.model is None and (teacher is None or teacher.model is None):
         yield "student: made from the teacher's layers, so teacher.model is required"
+    origin = student.model or (None if teacher is None else teacher.model)
+    if not whole and origin is not None:
+        yield from _too_many(student, origin)
     plain = teacher is not None and teacher.adapter is None and teacher.training is None
     if teacher is None or not plain or not whole or student.model is None or teacher.model is None:
         return
     if same_model(student.model, teacher.model):
         yield f"student.model: {student.model!r} is the teacher itself; name another, or layers to keep of it"
+
+
+def _too_many(student: LmStudent, origin: str) -> Iterator[str]:
+    """More layers, heads or units than a model on this disk has."""
+    from abkd.lm._adapters import config_of
+
+    folder = Path(origin).expanduser()
+    config = config_of(folder) if folder.is_dir() else None
+    for key, name in (
+        ("layers", "num_hidden_layers"),
+        ("heads", "num_attention_heads"),
+        ("intermediate_size", "intermediate_size"),
+    ):
+        wanted, there = getattr(student, key), getattr(config, name, None)
+        most = wanted[-1] + 1 if isinstance(wanted, list) else wanted
+        if isinstance(there, int) and most is not None and most > there:
+            indices = f"indices from 0 to {there - 1}" if isinstance(wanted, list) else f"at most {there}"
+            yield f"student.{key}: expected {indices}, as {origin} has {there}, got {wanted}"
 
 
 def _place(name: str, path: str) -> Iterator[str]:

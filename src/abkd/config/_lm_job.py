@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from abkd.config._faults import fault_of
 from abkd.config._image import Divergence, MethodSettings
 from abkd.config._lm import LmMethodSettings, LmRecipe, LmTeacher
 from abkd.config._methods import chosen_name
@@ -52,6 +55,22 @@ class LmJob(Recipe):
         from abkd.study import dry_run_lms
 
         dry_run_lms(self.plan(methods, self.spec.seeds[:1]), folder, report=report)
+
+    def file_faults(self) -> Iterator[str]:
+        """One line for each file or folder of instructions that cannot be used."""
+        from abkd.lm.data import load_instructions
+
+        data = self.spec.data
+        named = [("data.train", data.train, "train")]
+        if isinstance(data.validation, str):
+            named.append(("data.validation", data.validation, "validation"))
+        named += [(f"evaluation.sets.{place}", name, "test") for place, name in enumerate(self.spec.evaluation.sets)]
+        for path, name, split in named:
+            if Path(name).expanduser().exists():
+                dropped = data.drop_empty and split != "test"
+                fault = fault_of(partial(load_instructions, name, split, drop_empty=dropped))
+                if fault is not None:
+                    yield f"{path}: {fault}"
 
     def headline(self, metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
         """Held-out KL and NLL in nats, and ROUGE-L, where they were measured."""

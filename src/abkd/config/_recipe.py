@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,10 @@ class Recipe(ABC):
         from abkd.study import run_opened
 
         return run_opened(self.plan(methods, seeds), Path(folder), **options)
+
+    def file_faults(self) -> Iterator[str]:
+        """One line for each fault of a file of data on this disk that the recipe names; reads them whole."""
+        yield from ()
 
     @abstractmethod
     def dry_run(self, methods: Sequence[str], folder: str | os.PathLike[str], report: Callable[[str], None]) -> None:
