@@ -40,7 +40,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.logging import disable_progress_bar
 
-from abkd.lm import LmData, LmEvaluation, LmParts, LmRun, LmStudent, LmTeacher, load_smollm2, run_lm
+from abkd.lm import LmData, LmEvaluation, LmParts, LmRun, LmStudent, LmTeacher, layer_influence, load_smollm2, run_lm
 from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
 from abkd.lm.data import load_instructions, tokenise
@@ -79,6 +79,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
 }
 RATES = (8e-5, 2e-4, 5e-4)
 STARTS: dict[int, dict[str, Any]] = {}  # what each size measured before training, once a process
+KEPT: dict[int, tuple[int, ...]] = {}  # the most influential layers, found once a process
 BATCH, NEW_TOKENS, LENGTH, PROMPT_TOKENS = 8, 32, 128, 48
 # The model's own template without its default system message, which would be half of every row.
 TEMPLATE = (
@@ -166,6 +167,9 @@ def load(options: argparse.Namespace) -> LmParts:
     if options.vicuna:
         sets["vicuna"] = load_instructions(options.vicuna, "test", answers=options.vicuna_answers, **most)
     rows = rows_of(options, teacher, tokenizer)
+    influence = layer_influence(teacher, tokenizer)
+    for layers in options.layers:
+        KEPT[layers] = tuple(sorted(sorted(range(len(influence)), key=lambda index: -influence[index])[:layers]))
     Remembered(teacher.base_model, rows["train"])
     return LmParts(tokenizer, rows["train"], rows["validation"], rows["test"], sets, teacher=teacher, origin=teacher)
 
@@ -210,7 +214,7 @@ def settings(options: argparse.Namespace, name: str, layers: int, rate: float, s
         own["student_text"] = {**own["student_text"], "max_new_tokens": options.new_tokens}
     adaptive = name in ("distillm", "abkd, own text")
     return LmRun(
-        student=LmStudent(layers=layers, keep="even" if options.tiny else "influence"),
+        student=LmStudent(layers=KEPT[layers]),
         data=LmData("the teacher's answers", validation="likewise", template="chat"),
         teacher=LmTeacher("smollm2-135m", dtype="bfloat16"),
         evaluation=LmEvaluation(
