@@ -111,6 +111,16 @@ def test_a_cache_and_training_from_it(run: Any, home: Path) -> None:
     code, _, err = run("train", "r.yaml", "teacher={cache: kept}", "training.max_length=14", "--output", "other")
     assert code == 2
     assert "not in this teacher cache" in err
+    assert not Path("other").exists(), list(Path("other").rglob("*"))
+    above = ("method=abkd", "divergence={alpha: 0.8, beta: 0.5}")
+    code, _, err = run("train", "r.yaml", *above, "teacher={cache: kept}", "--output", "other")
+    assert code == 2
+    assert "alpha + beta = 1.3" in err
+    code, out, err = run("cache", "r.yaml", *above, "--output", "powered", "--top-k", "8")
+    assert code == 0, err
+    assert "nats from the cache and" in out
+    code, _, err = run("train", "r.yaml", *above, "teacher={cache: powered}", "-q", "--output", "other")
+    assert code == 0, err
 
 
 def test_faults_have_exit_code_2(run: Any, home: Path) -> None:

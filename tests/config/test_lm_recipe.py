@@ -54,6 +54,8 @@ FAULTS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("loss.temperatur", 2, ("loss.temperatur:", "'temperature'")),
     ("loss.temperature", 0, ("loss.temperature:", "0")),
     ("loss.kd_weight", -1, ("loss.kd_weight:", "-1")),
+    ("loss.pretrain_weight", 1.0, ("loss.pretrain_weight: of the LM loss on data.pretrain, which is not given",)),
+    ("student", {"model": "owner/small", "keep": "even"}, ("student.keep: says which layers are kept",)),
     ("loss.pretrain_weight", "much", ("loss.pretrain_weight:", "'much'")),
     ("student_text", {"shar": 0.5}, ("student_text.shar:", "'share'")),
     ("student_text", {"share": 2}, ("student_text.share:", "2")),

@@ -43,7 +43,9 @@ def cache(
     ] = None,
     power: Annotated[
         float | None,
-        typer.Option("--power", metavar="S", help="Also for losses of alpha + beta = S; above 1 they need it."),
+        typer.Option(
+            "--power", metavar="S", help="Also for losses of alpha + beta = S; default: the recipe's, if above 1."
+        ),
     ] = None,
     bits: Annotated[int, typer.Option("--bits", metavar="4-8|16", help="Of each log-probability.")] = 6,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows the teacher reads at once.")] = 8,

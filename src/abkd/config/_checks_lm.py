@@ -57,6 +57,8 @@ def _models(sections: Mapping[str, Any]) -> Iterator[str]:
     teacher: LmTeacher | None = sections.get("teacher")
     if student is not None and student.model is not None:
         yield from _place(student.model, "student.model")
+    if student is not None and student.keep == "even" and not isinstance(student.layers, int):
+        yield "student.keep: says which layers are kept where student.layers is a number; leave it out"
     if teacher is not None:
         if teacher.model is not None:
             yield from _place(teacher.model, "teacher.model")
@@ -121,6 +123,8 @@ def _data(sections: Mapping[str, Any]) -> Iterator[str]:
             places.append((data.validation, "data.validation"))
         if data.pretrain is not None and data.pretrain.endswith(_FILES) and not Path(data.pretrain).is_file():
             yield f"data.pretrain: no such file: {data.pretrain}"
+        if data.pretrain is None and "pretrain_weight" in (sections.get("loss") or {}):
+            yield "loss.pretrain_weight: of the LM loss on data.pretrain, which is not given; leave it out"
         if data.root is not None and not Path(data.root).is_dir():
             yield f"data.root: no such folder: {data.root}"
         yield from _answers(data, sections)

@@ -23,7 +23,8 @@ def build_cache(settings: LmRun, folder: str | os.PathLike[str], **options: Any)
     Args:
         settings: the run; its `teacher.cache` is not looked at.
         folder: new, or the beginning of the same cache, which is then finished.
-        **options: of `LmCache.build` (`top_k`, `tail_mass`, `bits`, `batch_size`, ...).
+        **options: of `LmCache.build` (`top_k`, `tail_mass`, `bits`, `batch_size`, ...). `temperature` is the loss's,
+            and `power` its alpha + beta where that is above 1, unless given.
 
     Raises:
         InputError: a teacher that is not named, or of another vocabulary, rows that cannot be read, or a folder that
@@ -45,8 +46,8 @@ def measured_cache(
         **options: as for `build_cache`.
 
     Returns:
-        The cache, and the comparison: None for methods without a divergence, and for students whose logits are more
-        than head times hidden states.
+        The cache, and the comparison: None for methods without a divergence, and where it cannot be made, which is
+        said (logits that are more than head times hidden states, or a divergence that the cache does not serve).
 
     Raises:
         InputError, AbkdError: as `build_cache`.
@@ -64,6 +65,7 @@ def measured_cache(
     tokenizer = load_tokenizer(settings.student.model or settings.teacher.model)
     rows = load_rows(settings.data, tokenizer)
     temperature = options.pop("temperature", None) or _temperature(settings)
+    power = options.pop("power", None) or _power(settings)
     teacher = load_teacher(settings.teacher).to(place_of(settings.training))
     if (theirs := tokenizer_of_teacher(settings)) is not None:
         classes = int(teacher.get_output_embeddings().weight.shape[0])
@@ -74,13 +76,14 @@ def measured_cache(
     length = lm_config(settings, "unused").max_length
     parts = [tokenise(rows[name], tokenizer, max_length=length) for name in ("train", "validation") if name in rows]
     kept = datasets.concatenate_datasets([part.select_columns(["input_ids", "labels"]) for part in parts])
-    cache = LmCache.build(kept, teacher, tokenizer, folder, temperature=temperature, **options)
+    cache = LmCache.build(kept, teacher, tokenizer, folder, temperature=temperature, power=power, **options)
     some = kept.select(range(min(measured, len(kept))))
     return cache, _lost(settings, cache, teacher, tokenizer, some) if measured else None
 
 
 def _lost(settings: LmRun, cache: LmCache, teacher: Any, tokenizer: Any, rows: Any) -> CacheLoss | None:
     from abkd.lm import LmParts, lm_config, origin_of
+    from abkd.lm._data import say
     from abkd.lm.evaluation import cache_loss
 
     divergence = lm_config(settings, "unused").objective().at(0.0).divergence
@@ -90,8 +93,19 @@ def _lost(settings: LmRun, cache: LmCache, teacher: Any, tokenizer: Any, rows: A
     student = parts.student(settings).to(teacher.device)
     try:
         return cache_loss(cache, student, teacher, rows, divergence)
-    except InputError:  # its head cannot be read apart
+    except InputError as error:
+        say(f"what the cache loses beside the teacher was not measured: {error}")
         return None
+
+
+def _power(settings: LmRun) -> float | None:
+    """The sum of alpha and beta, where it is above 1 and a cache without it would be refused."""
+    from abkd.lm import lm_config
+    from abkd.losses._sparse import degree
+
+    divergence = lm_config(settings, "unused").objective().at(0.0).divergence
+    found = None if divergence is None else degree(divergence)
+    return None if found is None or float(found.max()) <= 1 + 1e-6 else round(float(found.max()), 9)
 
 
 def _temperature(settings: LmRun) -> float:

@@ -95,6 +95,9 @@ def _remove_unbegun(path: Path, kept: Sequence[str] | None) -> None:
     for name in _BEFORE_ANY_RUN:
         if name not in (kept or ()):
             (path / name).unlink(missing_ok=True)
+    for place in (path / "runs", path / TEACHER):
+        if place.is_dir() and not any(entry.is_file() for entry in place.rglob("*")):
+            shutil.rmtree(place)  # empty folders of a trainer that was refused
     if kept is None and not any(path.iterdir()):
         path.rmdir()
 
