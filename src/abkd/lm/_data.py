@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
+from abkd.engine import is_main
 from abkd.errors import InputError
 
 ENDED = "completion_ended"
@@ -137,10 +138,6 @@ def split_turns(dataset: Any, where: str) -> Any:
     Raises:
         InputError: a data set that cannot be mapped, or a dialogue without an answer.
     """
-    if dataset is None:
-        return None
-    if isinstance(dataset, dict):
-        return {name: split_turns(part, where) for name, part in cast("dict[str, Any]", dataset).items()}
     columns = list(getattr(dataset, "column_names", None) or [])
     if not columns:
         raise InputError(
@@ -173,27 +170,35 @@ def wants_assistant_only(row: Mapping[str, Any]) -> bool:
     return is_dialogue(row) and "prompt" not in row
 
 
-def report_dropped(before: int | None, dataset: Any, where: str, max_length: int | None) -> None:
+def report_dropped(before: int | None, dataset: Any, where: str, max_length: int | None, *, packed: bool) -> None:
     """Say how many rows had a prompt so long that no response was left.
+
+    Args:
+        before: how many rows there were, None where that is not known.
+        dataset: what is left of them.
+        where: their name.
+        max_length: what they were cut to.
+        packed: several are in one row now, so that they cannot be counted.
 
     Raises:
         InputError: all of them.
     """
     if before is None or not hasattr(dataset, "__len__"):
         return
+    why = "no token of them counts" if max_length is None else f"their prompts fill max_length={max_length}"
     left = len(dataset)
     if left == 0:
         raise InputError(
-            f"{where}: the prompts of all {before} rows fill max_length={max_length}, so no response is left: raise "
-            "max_length or shorten the prompts"
+            f"{where}: none of {before} rows has a response left, {why}: raise max_length or shorten the prompts"
         )
-    if left < before:
-        say(f"{where}: {before - left} of {before} rows left out, their prompts fill max_length={max_length}")
+    if left < before and not packed:
+        say(f"{where}: {before - left} of {before} rows left out, {why}")
 
 
 def say(text: str) -> None:
-    """One line to the user, on standard error."""
-    print(f"abkd: {text}", file=sys.stderr, flush=True)
+    """One line to the user, on standard error, from the first process."""
+    if is_main():
+        print(f"abkd: {text}", file=sys.stderr, flush=True)
 
 
 def _text(value: Any) -> str:

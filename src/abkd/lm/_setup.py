@@ -14,13 +14,10 @@ from abkd.errors import InputError
 from abkd.lm._adapters import read_tokenizer, same_model
 from abkd.lm._config import DistillationConfig
 from abkd.lm._data import (
-    ENDED,
     can_mark_answers,
     check_columns,
     check_completions,
     check_template,
-    report_dropped,
-    split_turns,
     wants_assistant_only,
 )
 from abkd.lm._hidden import add_head_call
@@ -31,7 +28,6 @@ from abkd.lm._teacher import LiveTeacher, base_of, check_apart, load_teacher, lo
 from abkd.lm._tokenised import check_ids, check_room
 from abkd.lm._validation_texts import ValidationWriter
 from abkd.lm._vocabulary import shared_vocabulary
-from abkd.lm.data import tokenise
 from abkd.losses._sparse import degree
 
 _SMALL_ALPHA = 0.5  # below, a third or more of the divergence is in the tail
@@ -71,7 +67,8 @@ def check_cache(cache: Any, objectives: ScheduledObjective) -> None:
     moments = dict.fromkeys(objectives.at(step / _MOMENTS).divergence for step in range(_MOMENTS + 1))
     divergences = [divergence for divergence in moments if divergence is not None]
     degrees = [float(found.max()) for divergence in divergences if (found := degree(divergence)) is not None]
-    if not cache.form.dense and max(degrees, default=0) > 1 + _SAME and max(degrees) - min(degrees) > _SAME:
+    form = getattr(cache, "form", None)
+    if form is not None and not form.dense and max(degrees, default=0) > 1 + _SAME and max(degrees) - min(degrees) > _SAME:
         raise InputError(
             f"alpha + beta moves from {degrees[0]:g} to {degrees[-1]:g}, and above 1 a cache serves a single sum: keep "
             "it at most 1, or the same in every step, or give teacher_model instead"
@@ -100,8 +97,7 @@ class Setup:
 
     Attributes:
         tokenizer: what the data are tokenised with.
-        train_dataset, eval_dataset: the data as TRL is to prepare them.
-        rows: how many rows it has before preparation, None where that is not known.
+        train_dataset, eval_dataset: the data as they are to be prepared.
         notes: what the user should know.
     """
 
@@ -133,43 +129,28 @@ class Setup:
         if sampling is not None:
             train_dataset = self._teacher_text(train_dataset, sampling)
             row = check_columns(train_dataset, "train_dataset", args.dataset_text_field)
-        self.train_dataset, self.eval_dataset, self._eval_rows = train_dataset, eval_dataset, eval_dataset
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+        self._tell_answers(row)
+
+    def _tell_answers(self, row: dict[str, Any]) -> None:
+        """What becomes of dialogues: the template marks the answers, or each becomes a row."""
+        first = [row, *(next(iter(part)) for part in parts_of(self.eval_dataset))]
+        asked = any(wants_assistant_only(each) for each in first)
+        marked = asked and can_mark_answers(self.tokenizer)
         if wants_assistant_only(row):
-            self._tell_answers()
-        known = hasattr(self.train_dataset, "__len__") and "input_ids" not in row
-        self.rows = len(self.train_dataset) if known else None
-        self.train_dataset = self._cut_as_written(self.train_dataset)
-        self.eval_dataset = self._cut_as_written(self.eval_dataset)
-
-    def _cut_as_written(self, dataset: Any) -> Any:
-        """Tokenise completions that may have been cut here, since TRL would end them; packing is left to it."""
-        columns = getattr(dataset, "column_names", None) or []
-        if ENDED not in columns or "input_ids" in columns:
-            return dataset
-        whole = self.args.completion_only_loss is False
-        rows = tokenise(dataset, self.tokenizer, max_length=None, prompts=whole)
-        return rows.select_columns(["input_ids", "labels"])
-
-    def _tell_answers(self) -> None:
-        """Leave the user's turns out of the loss: by the template's marks, else by a row for each answer."""
-        if can_mark_answers(self.tokenizer):
-            self.args.assistant_only_loss = True
-            return
-        self.notes.append(
-            "the chat template does not mark answers: each of the assistant's turns becomes a row of its own"
-        )
-        self.args.assistant_only_loss = False
-        self.train_dataset = split_turns(self.train_dataset, "train_dataset")
-        self.eval_dataset = split_turns(self.eval_dataset, "eval_dataset")
+            self.args.assistant_only_loss = marked  # TRL checks the template by it
+        if asked and not marked:
+            self.notes.append(
+                "the chat template does not mark answers: each of the assistant's turns becomes a row of its own"
+            )
 
     def check_trainer(self, trainer: Any) -> None:
         """Checks that need the trainer as TRL has made it.
 
         Raises:
-            InputError: no row is left, an adapter with virtual tokens, a mixture of experts with a balancing loss, or
+            InputError: an adapter with virtual tokens, a mixture of experts with a balancing loss, or
                 a split along the sequence.
         """
-        report_dropped(self.rows, trainer.train_dataset, "train_dataset", self.args.max_length)
         peft = getattr(trainer.model, "peft_config", None) or {}
         if any(getattr(config, "is_prompt_learning", False) for config in peft.values()):
             raise InputError("adapters that add virtual tokens shift the positions of the loss: use LoRA")
@@ -281,7 +262,7 @@ class Setup:
             return None
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise InputError("validation_texts are written with whole weights: leave them out with FSDP or DeepSpeed")
-        return ValidationWriter(trainer, self._eval_rows, settings)
+        return ValidationWriter(trainer, self.eval_dataset, settings)
 
     def _teacher_tokenizer(self) -> Any | None:
         if self._teacher_name is not None:

@@ -24,6 +24,7 @@ from abkd.lm._setup import Setup, checked_config, opened_cache
 from abkd.lm._student_text import StudentWriter
 from abkd.lm._teacher import base_of, found_at
 from abkd.lm._validation_texts import ROUGE_L
+from abkd.lm.data._prepare import prepare
 from abkd.losses import Targets
 from abkd.storage import atomic_write_json, read_json
 
@@ -141,6 +142,14 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         self._writer = None if sampling is None else StudentWriter(self, sampling, self._policy)
         self._plain = None if pretrain_dataset is None else self._plain_text(pretrain_dataset)
         self._say_start([None if note is None else f"the student's logits are used: {note}", *setup.notes])
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
+    ) -> Any:
+        """TRL's preparation, by each data set's own form; there is no `formatting_func` here."""
+        del formatting_func
+        where = {"train": "train_dataset", "eval": "eval_dataset"}.get(dataset_name, f"eval_dataset {dataset_name}")
+        return prepare(self, dataset, processing_class, args, packing=packing, where=where, name=dataset_name)
 
     # The loss.
 

@@ -12,15 +12,12 @@ def without_false_ends(rows: Any, tokenizer: Any) -> Any:
     """Tokenised rows of prompt and completion, in which cut completions stop at their last token.
 
     What the template or the trainer appends to a completion (EOS, a line break) is taken off where the column
-    `completion_ended` is False; rows of which nothing is left to learn are left out. Without that column nothing
-    changes.
+    `completion_ended` is False.
 
     Args:
-        rows: with `input_ids`, `labels`, `prompt` and `completion`.
+        rows: with `input_ids`, `labels`, `prompt`, `completion` and `completion_ended`.
         tokenizer: that made them.
     """
-    if ENDED not in rows.column_names or "prompt" not in rows.column_names:
-        return rows
 
     def cut(row: Mapping[str, Any]) -> dict[str, Any]:
         if row[ENDED]:
@@ -28,10 +25,7 @@ def without_false_ends(rows: Any, tokenizer: Any) -> Any:
         length = _common(row["input_ids"], _without_end(row, tokenizer))
         return {name: row[name][:length] for name in ("input_ids", "labels")}
 
-    def teaches(row: Mapping[str, Any]) -> bool:
-        return any(label != -100 for label in row["labels"])
-
-    return rows.map(cut).filter(teaches)
+    return rows.map(cut)
 
 
 def _without_end(row: Mapping[str, Any], tokenizer: Any) -> list[int]:

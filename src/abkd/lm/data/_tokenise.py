@@ -5,17 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from abkd.errors import InputError, needed
-from abkd.lm._data import (
-    can_mark_answers,
-    check_columns,
-    check_completions,
-    check_template,
-    report_dropped,
-    split_turns,
-    wants_assistant_only,
-)
-from abkd.lm.data._cut import without_false_ends
+from abkd.errors import InputError
+from abkd.lm.data._prepare import prepare
 
 
 def tokenise(
@@ -46,32 +37,14 @@ def tokenise(
     """
     if max_length is not None and max_length < 2:
         raise InputError(f"max_length: expected at least 2 tokens, got {max_length}")
-    row = check_columns(dataset, "the data set", text_field)
-    check_completions(dataset, "the data set")
-    check_template(row, tokenizer)
-    assistant_only = wants_assistant_only(row)
-    if assistant_only and not can_mark_answers(tokenizer):
-        assistant_only, dataset = False, split_turns(dataset, "the data set")
-        row = check_columns(dataset, "the data set", text_field)
-    with needed("trl", "lm"):
-        from trl.chat_template_utils import get_training_chat_template, has_generation_markers
-        from trl.trainer.sft_trainer import SFTTrainer
-
-    marked = not assistant_only or has_generation_markers(tokenizer.chat_template)
-    trainer = SimpleNamespace(
-        _tokenizer=tokenizer,
-        completion_only_loss="prompt" in row and "completion" in row and not prompts,
-        chat_template=None if marked else get_training_chat_template(tokenizer),
-    )
     args = SimpleNamespace(
         dataset_num_proc=None,
         dataset_text_field=text_field,
-        assistant_only_loss=assistant_only,
+        completion_only_loss=False if prompts else None,
+        assistant_only_loss=False,
         max_length=max_length,
         truncation_mode="keep_start",
         shuffle_dataset=False,
     )
-    prepare: Any = SFTTrainer._prepare_dataset  # pyright: ignore[reportPrivateUsage]
-    rows = without_false_ends(prepare(trainer, dataset, tokenizer, args, False, None, "train"), tokenizer)
-    report_dropped(len(dataset), rows, "the data set", max_length)
-    return rows
+    trainer = SimpleNamespace(_tokenizer=tokenizer)
+    return prepare(trainer, dataset, tokenizer, args, packing=False, where="the data set", name="the")
