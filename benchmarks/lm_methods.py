@@ -77,7 +77,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
         "student_text": {"share": 0.0, "schedule": "adaptive", "replay": 1000},
     },
 }
-RATES = (8e-5, 2e-4, 5e-4)
+RATES = {20: (8e-5, 2e-4, 5e-4), 10: (2e-4, 5e-4, 1e-3)}  # a student far from its teacher takes larger steps
 STARTS: dict[int, dict[str, Any]] = {}  # what each size measured before training, once a process
 KEPT: dict[int, tuple[int, ...]] = {}  # the most influential layers, found once a process
 BATCH, NEW_TOKENS, LENGTH, PROMPT_TOKENS = 8, 32, 128, 48
@@ -247,7 +247,7 @@ def settings(options: argparse.Namespace, name: str, layers: int, rate: float, s
 def tuned(options: argparse.Namespace, parts: LmParts, name: str, layers: int) -> dict[str, float]:
     """Validation NLL after a short run, by learning rate."""
     found: dict[str, float] = {}
-    for rate in options.rates:
+    for rate in options.rates or RATES.get(layers, RATES[20]):
         run = settings(options, name, layers, rate, 1, options.tuning_steps)
         short = LmParts(
             parts.tokenizer, parts.train, parts.validation, None, {}, teacher=parts.teacher, origin=parts.origin
@@ -442,7 +442,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--layers", nargs="*", type=int, default=[20, 10])
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
-    parser.add_argument("--rates", nargs="*", type=float, default=list(RATES))
+    parser.add_argument("--rates", nargs="*", type=float, help="candidates, in place of those of the size")
     parser.add_argument("--rows", type=int, default=1504)
     parser.add_argument("--tuning-steps", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, help="of an answer in training")
