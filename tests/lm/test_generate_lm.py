@@ -21,6 +21,10 @@ def test_eos_in_a_prompt_ends_nothing() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
     assert batch["labels"].tolist() == [[-100, -100, -100, 4, 0], [-100, 9, 9, 9, -100]]
     assert prompts_of(batch) == [[0, 5, 0], [7]]
+    ids, ones = torch.tensor([[0, 0, 5, 8], [4, 0, 6, 9]]), torch.ones(2, 4, dtype=torch.long)
+    left = {"input_ids": ids, "labels": torch.tensor([[-100, -100, -100, 8], [-100, -100, -100, 9]])}
+    assert prompts_of({**left, "attention_mask": torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])}) == [[0, 5], [4, 0, 6]]
+    assert prompts_of({**left, "attention_mask": ones}) == prompts_of(left) == [[0, 0, 5], [4, 0, 6]]
     assert cut_after_end([3, 0, 0], [0]) == [3, 0]
     assert cut_after_end([3, 4], [0]) == [3, 4]
 

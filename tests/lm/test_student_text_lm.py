@@ -286,6 +286,32 @@ def test_own_text_with_checkpointing_adapters_and_half_precision(
     assert trainer.accelerator.unwrap_model(trainer.model).training
 
 
+def test_checkpointing_is_layer_by_layer_what_it_was(tmp_path: Path, tokenizer: Any, teacher: Any) -> None:
+    student = lm_toys.tiny_model(layers=2)
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher, gradient_checkpointing=True)
+    first, second = trainer.model.model.layers
+    trainer.model.activation_checkpointing_enable({"use_reentrant": True})
+    second.gradient_checkpointing = False
+    with torch.no_grad():
+        trainer._writer.write([[5, 6]])
+    assert (first.gradient_checkpointing, second.gradient_checkpointing) == (True, False)
+    assert first._gradient_checkpointing_func.keywords == {"use_reentrant": True}
+
+
+def test_a_sharded_teacher_is_not_asked_while_processes_write(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, monkeypatch: Any
+) -> None:
+    from abkd.lm._setup import Setup
+
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher, method="minillm")
+    setup = Setup(student, teacher, trainer.args, lm_toys.instructions(), None, tokenizer, None)
+    setup.check_trainer(trainer)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(InputError, match=r"teacher_mix .* set it to 0"):
+        setup.check_trainer(trainer)
+
+
 def test_vllm_is_asked_for_and_used_through_trl(
     tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, monkeypatch: Any
 ) -> None:

@@ -39,6 +39,7 @@ from abkd.teachers import LmCache
         ({"alpha": {"from": 1.0, "to": 0.2, "shap": "cosine"}, "beta": 0.0}, "did you mean 'shape'"),
         ({"method": "sft", "ce_weight": 0.0}, "empty"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"average_tokens_across_devices": False}, "average_tokens_across_devices"),
         ({"loss_type": "dft"}, "loss_type"),
         ({"use_liger_kernel": True}, "liger"),
         ({"pretrain_weight": -1.0}, "pretrain_weight"),

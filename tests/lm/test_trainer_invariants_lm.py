@@ -105,6 +105,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "eval_steps": 2,
     },
     "minillm": {"method": "minillm", "max_new_tokens": 5, "method_settings": {"epochs": 4}},
+    "logs between checkpoints": {"method": "kd", "logging_steps": 4},
+    "logs an epoch": {"method": "kd", "logging_strategy": "epoch"},
 }
 
 

@@ -126,7 +126,7 @@ def test_cross_entropy_is_added_on_the_data_sets_text(
     torch.testing.assert_close(loss, 0.5 * ce + 2 * by_hand(trainer, batch, ForwardKL()), rtol=1e-5, atol=1e-6)
 
 
-def test_training_logs_what_the_issue_asks_for(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+def test_training_logs_loss_and_comparison(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
     trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, eval_dataset=lm_toys.instructions(6))
     trainer.train()
     first = trainer.state.log_history[0]

@@ -40,6 +40,7 @@ def test_it_is_what_the_evaluation_protocol_measures(
     assert found == pytest.approx(expected.sets["rows"].summary()["rouge_l"]["mean"])
     assert found > 0
     assert trainer.evaluate()["eval_rouge_l"] == found
+    assert "eval_rouge_l" not in trainer.evaluate(rows(3))
     assert "test_rouge_l" not in trainer.evaluate(trainer.eval_dataset, metric_key_prefix="test")
     assert student.training is False
 

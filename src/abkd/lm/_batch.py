@@ -37,17 +37,18 @@ def tokens_read(batch: Mapping[str, Any]) -> int:
 def prompts_of(batch: Mapping[str, Any]) -> list[list[int]]:
     """The prompt of each row: all before the last run of labelled tokens, so the last turn of a dialogue.
 
-    A row whose labels start at its first token has an empty prompt.
+    A row whose labels start at its first token has an empty prompt. Padding is no part of it, on either side.
     """
     prompts: list[list[int]] = []
-    for row, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+    mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
+    for row, labels, real in zip(*(part.tolist() for part in (batch["input_ids"], batch["labels"], mask)), strict=True):
         end = len(labels)
         while end > 0 and labels[end - 1] == IGNORED:
             end -= 1
         start = end
         while start > 0 and labels[start - 1] != IGNORED:
             start -= 1
-        prompts.append(row[:start])
+        prompts.append([token for token, is_real in zip(row[:start], real[:start], strict=True) if is_real])
     return prompts
 
 

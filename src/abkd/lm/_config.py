@@ -305,6 +305,10 @@ class DistillationConfig(FromSettings, SFTConfig):
     def _refuse_what_has_no_effect(self) -> None:
         if self.max_length is not None and self.max_length < 2:
             raise InputError(f"max_length: expected at least 2 tokens, or none for no limit, got {self.max_length}")
+        if not self.average_tokens_across_devices:
+            raise InputError(
+                "average_tokens_across_devices=False: a loss here is the mean over all processes' tokens: leave it out"
+            )
         if self.label_smoothing_factor:
             raise InputError("label_smoothing_factor is not a part of any method here: leave it at 0")
         if self.loss_type not in ("nll", "chunked_nll"):

@@ -183,11 +183,20 @@ def _writing(model: Any, config: GenerationConfig) -> Generator[GenerationConfig
 
 
 @contextmanager
-def quiet_checkpointing() -> Generator[None]:
-    """Keep back transformers' note that TRL still says gradient checkpointing for activation checkpointing."""
+def kept_checkpointing(model: Any) -> Generator[None]:
+    """Gradient checkpointing comes back as it was, layer by layer, after TRL has switched it off and on.
+
+    Keeps back transformers' note that TRL still says gradient checkpointing for activation checkpointing.
+    """
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    before = [(part, name, getattr(part, name)) for part in model.modules() for name in names if name in vars(part)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*deprecated", category=FutureWarning)
-        yield
+        try:
+            yield
+        finally:
+            for part, name, value in before:
+                setattr(part, name, value)
 
 
 def check_lengths(

@@ -48,7 +48,7 @@ class Measures:
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self._meters = {"train": Meter(), "eval": Meter()}
-        self._prefix = "eval"
+        self._prefix, self._of_run = "eval", True
         self.clock = Clock()
 
     def due(self) -> bool:
@@ -99,10 +99,24 @@ class Measures:
             count = self._trainer.count_items(inputs)
             meter.add({"loss": float(result["loss"].detach()) * count}, count)
 
-    def begin_evaluation(self, prefix: str) -> None:
-        """Forget the last evaluation; the next one's names begin with `prefix`."""
-        self._prefix = prefix
+    def begin_evaluation(self, prefix: str, *, of_run: bool) -> None:
+        """Forget the last evaluation.
+
+        Args:
+            prefix: what the names of the next one begin with.
+            of_run: it is of the trainer's own `eval_dataset`.
+        """
+        self._prefix, self._of_run = prefix, of_run
         self._meters["eval"] = Meter()
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs of this rank to log the same numbers, as plain data."""
+        return {"clock": self.clock.state(), "train": self._meters["train"].state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.clock.restore(state["clock"])
+        self._meters["train"].restore(state["train"])
 
     def evaluated(self) -> dict[str, float]:
         """The means of the evaluation that was run, on all ranks."""
@@ -113,7 +127,7 @@ class Measures:
         trainer, writer = self._trainer, self._trainer._writer
         if f"{self._prefix}_runtime" in logs:
             found: dict[str, float] = {}
-            if self._prefix == "eval":
+            if self._prefix == "eval" and self._of_run:
                 if trainer._validation is not None:
                     total, count = trainer._validation.score()
                     self._meters["eval"].add({ROUGE_L: total}, count)

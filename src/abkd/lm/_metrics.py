@@ -32,6 +32,14 @@ class Meter:
             total, count = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (total + float(value), count + weight)
 
+    def state(self) -> dict[str, tuple[float, float]]:
+        """What was added on this rank, as plain data."""
+        return dict(self._sums)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._sums = {name: (total, count) for name, (total, count) in state.items()}
+
     def take(self, accelerator: Any) -> dict[str, float]:
         """The means over all ranks, without those over nothing; what was added is forgotten."""
         parts = [self._sums]
@@ -69,6 +77,14 @@ class Clock:
     def add(self, tokens: int) -> None:
         """Count tokens of this rank's batch."""
         self._since += tokens
+
+    def state(self) -> dict[str, int]:
+        """Tokens of the run up to the last log, and since then on this rank."""
+        return {"tokens": self.tokens, "since": self._since}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on from what `state` gave."""
+        self.tokens, self._since = state["tokens"], state["since"]
 
     def take(self, accelerator: Any) -> dict[str, float]:
         """`num_tokens` of the run and `tokens_per_second` since the last call (evaluation times included)."""

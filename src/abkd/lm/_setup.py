@@ -68,7 +68,12 @@ def check_cache(cache: Any, objectives: ScheduledObjective) -> None:
     divergences = [divergence for divergence in moments if divergence is not None]
     degrees = [float(found.max()) for divergence in divergences if (found := degree(divergence)) is not None]
     form = getattr(cache, "form", None)
-    if form is not None and not form.dense and max(degrees, default=0) > 1 + _SAME and max(degrees) - min(degrees) > _SAME:
+    if (
+        form is not None
+        and not form.dense
+        and max(degrees, default=0) > 1 + _SAME
+        and max(degrees) - min(degrees) > _SAME
+    ):
         raise InputError(
             f"alpha + beta moves from {degrees[0]:g} to {degrees[-1]:g}, and above 1 a cache serves a single sum: keep "
             "it at most 1, or the same in every step, or give teacher_model instead"
@@ -162,9 +167,18 @@ class Setup:
         layout = trainer.accelerator.parallelism_config
         if layout is not None and (layout.cp_enabled or layout.sp_enabled):
             raise InputError("context and sequence parallelism split the rows that the loss compares: leave them off")
-        if self.args.select_by is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            return
+        if self.args.select_by is not None:
             raise InputError(
                 "select_by keeps whole weights in memory: with FSDP or DeepSpeed use load_best_model_at_end"
+            )
+        text = self.args.student_sampling()
+        if text is not None and text.teacher_mix > 0 and trainer.args.world_size > 1:
+            raise InputError(
+                "student_text.teacher_mix asks the teacher for each token that a student writes, and under FSDP or "
+                "DeepSpeed the processes, whose texts end at different lengths, would wait for each other for ever: "
+                "set it to 0"
             )
 
     def teacher_of(self, trainer: Any) -> tuple[int, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from abkd.errors import CorruptFileError, InputError, MissingPackageError
 from abkd.lm._batch import OWN_TEXT, ROLLOUT, counted, model_inputs, own_batch, prompts_of
-from abkd.lm._generate import cut_after_end, end_tokens, quiet_checkpointing, write_texts
+from abkd.lm._generate import cut_after_end, end_tokens, kept_checkpointing, write_texts
 from abkd.lm._hidden import Predictions, call_with_head
 from abkd.lm._minillm import PolicyGradient, remember
 from abkd.lm._replay import ReplayBuffer, Text
@@ -111,7 +111,7 @@ class StudentWriter:
 
         trainer = self._trainer
         with (
-            quiet_checkpointing(),
+            kept_checkpointing(trainer.model),
             unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as student,
             _whole_parameters(trainer),
         ):

@@ -29,7 +29,7 @@ from abkd.losses import Targets
 from abkd.storage import atomic_write_json, read_json
 
 _PLAIN_LENGTH = 512
-_STATE_FILE = "language.json"
+_STATE_FILE = "measures"
 
 
 class DistillationTrainer(EngineTrainer, SFTTrainer):
@@ -244,20 +244,21 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     ) -> dict[str, float]:
         """The objective, `nll`, and with a teacher `divergence`, `forward_kl`, `agreement` and others, as token means;
         with `args.validation_texts` also `rouge_l`; while training on the student's own text the share of batches that
-        it writes, `student_text_share`.
+        it writes, `student_text_share`. These two belong to the trainer's own `eval_dataset` alone.
 
         See transformers' Trainer for the arguments, and `abkd.lm._metrics.comparison` for the metrics. On several
         ranks rows that fill up the last batch are left out, but for packed ones.
         """
-        self._measures.begin_evaluation(metric_key_prefix)
+        own = eval_dataset is None
+        self._measures.begin_evaluation(metric_key_prefix, of_run=own)
         metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self._writer is not None and self.is_in_train and metric_key_prefix == "eval":
+        if self._writer is not None and self.is_in_train and own and metric_key_prefix == "eval":
             self._writer.after_evaluation(metrics.get("eval_nll"))
         return metrics
 
     def validation_nll(self) -> float | None:
         """NLL (nats a token) of the present student on the validation rows; neither logged nor taken for a choice."""
-        self._measures.begin_evaluation("eval")
+        self._measures.begin_evaluation("eval", of_run=True)
         self.evaluation_loop(self.get_eval_dataloader(), "Validation", prediction_loss_only=True)
         self.callback_handler.on_predict(self.args, self.state, self.control, {})  # its progress bar is closed here
         return self._measures.evaluated().get("nll")
@@ -291,16 +292,17 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     # Around the run.
 
     def write_state(self, folder: Path) -> None:
-        """Write what the student's text depends on, and the number of tokens read."""
-        if self.args.should_save:
-            atomic_write_json(folder / _STATE_FILE, {"tokens": self._measures.clock.tokens})
+        """Write what the student's text depends on, and what was measured since the last log, each rank its own."""
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(folder / f"{_STATE_FILE}-{self.args.process_index}.json", self._measures.state())
         if self._writer is not None:
             self._writer.save(folder, self.args.process_index)
 
     def read_state(self, folder: Path) -> None:
         """Read what `write_state` wrote."""
-        if (folder / _STATE_FILE).is_file():
-            self._measures.clock.tokens = read_json(folder / _STATE_FILE)["tokens"]
+        file = folder / f"{_STATE_FILE}-{self.args.process_index}.json"
+        if file.is_file():
+            self._measures.restore(read_json(file))
         if self._writer is not None:
             self._writer.load(folder, self.args.process_index)
 

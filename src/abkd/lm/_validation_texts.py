@@ -98,13 +98,13 @@ class ValidationWriter:
         """The sum of ROUGE-L (0 to 100) over this rank's texts, and their number."""
         from trl.models.utils import unwrap_model_for_generation
 
-        from abkd.lm._generate import quiet_checkpointing
+        from abkd.lm._generate import kept_checkpointing
         from abkd.lm.evaluation import write_responses
 
         trainer, args = self._trainer, self._trainer.args
         mine = self._pairs[args.process_index :: args.world_size]
         with (
-            quiet_checkpointing(),
+            kept_checkpointing(trainer.model),
             unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as student,
         ):
             found = write_responses(
