@@ -286,12 +286,11 @@ def make(options: argparse.Namespace, parts: LmParts, name: str, layers: int, se
     found = read(options)[rates]
     rate = float(min(found, key=lambda each: found[each]))
     place = options.output / f"{layers}" / name / f"{seed}"
-    if key in known:
-        shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)  # of a process that was stopped, or without a test set
     run = settings(options, name, layers, rate, seed, options.rows // BATCH)
     run = replace(run, training={**run.training, "select_by": None})  # the last step's weights, for all alike
     fresh = LmParts(**{**vars(parts), "start": STARTS.setdefault(layers, {})})
-    result = run_lm(run, place, resume=True, progress=False, parts=fresh)
+    result = run_lm(run, place, progress=False, parts=fresh)
     shutil.rmtree(place / "best", ignore_errors=True)
     shutil.rmtree(place / "last", ignore_errors=True)
     measures = result.metrics["test"]["best"]
