@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import abkd.engine
@@ -72,6 +73,16 @@ def test_the_direction_of_a_metric_of_ones_own_is_needed():
     assert BestWeights("mine", True).larger_is_better is True
     with pytest.raises(InputError, match="greater_is_better"):
         BestWeights("mine")
+
+
+def test_nan_is_never_the_best():
+    for direction, later in ((True, 0.1), (False, 9.0)):
+        best, model = BestWeights("mine", direction), torch.nn.Linear(1, 1)
+        assert not best.offer({"eval_mine": float("nan")}, model, 1.0, 1)
+        assert (best.value, best.weights) == (None, {})
+        assert best.offer({"eval_mine": later}, model, 2.0, 2)
+        assert not best.offer({"eval_mine": float("nan")}, model, 3.0, 3)
+        assert (best.value, best.step) == (later, 2)
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch):

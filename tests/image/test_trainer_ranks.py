@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_trainer import in_double
-from trainer_toys import Images, trainer
+from trainer_toys import Images, same_bits, trainer
 
 from abkd.image import DataChoice, ImageRun, ModelChoice, run_image
 
@@ -24,7 +24,7 @@ for rank in range(2):
     if os.fork() == 0:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
         try:
-            test_trainer_ranks.work(sys.argv[2], batch=1, steps=2)
+            getattr(test_trainer_ranks, sys.argv[3])(sys.argv[2])
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -33,7 +33,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.wait()[1]) != 0 for _ in range(2)))
 """
 
 
-def work(folder, *, batch, steps):
+def work(folder, *, batch=1, steps=2):
     folder = Path(folder)
     run = trainer(
         folder / "trainer", model=in_double(), train=Images(20), validation=Images(7, seed=9),
@@ -48,6 +48,29 @@ def work(folder, *, batch, steps):
     run_image(settings, folder / "run", progress=False)
 
 
+def best(folder):
+    """Each rank keeps its weights, of the epoch that transformers calls the best, which is not the last one."""
+    rising = iter([0.9, 0.1])
+    run = trainer(
+        Path(folder) / "run", model=in_double(), train=Images(16), validation=Images(4, seed=9),
+        save_strategy="epoch", load_best_model_at_end=True, metric_for_best_model="score", greater_is_better=True,
+        select_by=None, save_total_limit=1, ddp_find_unused_parameters=False, learning_rate=0.5,
+    )  # fmt: skip
+    evaluate = run.evaluation_loop
+
+    def scored(*args, **options):
+        found = evaluate(*args, **options)
+        found.metrics["eval_score"] = next(rising)
+        return found
+
+    run.evaluation_loop = scored
+    run.train()
+    weights = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    torch.save(
+        {"weights": weights, "path": run.state.best_model_checkpoint}, Path(folder) / f"{run.args.process_index}.pt"
+    )
+
+
 def outcome(folder):
     result = json.loads((folder / "run" / "result.json").read_text())
     return torch.load(folder / "outcome.pt", weights_only=True), result
@@ -59,18 +82,26 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
-def test_two_ranks_with_accumulation_equal_one(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    work(tmp_path / "one", batch=4, steps=1)
+def on_two_ranks(folder, what):
     done = subprocess.run(
-        [sys.executable, "-c", FORKED, str(Path(__file__).parent), str(tmp_path / "two")],
+        [sys.executable, "-c", FORKED, str(Path(__file__).parent), str(folder), what],
         capture_output=True, text=True, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
+]
+
+
+def test_two_ranks_with_accumulation_equal_one(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    work(tmp_path / "one", batch=4, steps=1)
+    on_two_ranks(tmp_path / "two", "work")
     one, alone = outcome(tmp_path / "one")
     two, shared = outcome(tmp_path / "two")
     for name, tensor in one["weights"].items():
@@ -79,3 +110,11 @@ def test_two_ranks_with_accumulation_equal_one(tmp_path):
         values = [[line[key] for line in run["log"] if key in line] for run in (one, two)]
         assert values[0] == pytest.approx(values[1], rel=1e-6)
     assert set(shared["metrics"]) == set(alone["metrics"]) == {"validation", "test"}
+
+
+def test_every_rank_loads_the_best_weights(tmp_path):
+    on_two_ranks(tmp_path, "best")
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["path"] == second["path"]
+    assert Path(first["path"]).is_dir()
+    assert same_bits(first["weights"], second["weights"])

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from trainer_toys import Images, same_bits, student, trainer
 from transformers import TrainerCallback
 
 from abkd.engine import MetricsLog
 from abkd.errors import CorruptFileError, InputError
-from abkd.storage import MANIFEST_NAME, newest_complete, verify_manifest
+from abkd.storage import MANIFEST_NAME, NoRoomError, newest_complete, verify_manifest
 
 
 class Killed(Exception):
@@ -164,6 +165,35 @@ def test_only_the_newest_checkpoints_are_kept_and_hold_no_pickled_settings(tmp_p
     names = {path.name for path in (tmp_path / "run" / "checkpoint-20").iterdir()}
     assert "training_args.bin" not in names
     assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", MANIFEST_NAME} <= names
+
+
+def test_the_checkpoint_just_written_outlives_older_ones_of_higher_numbers(tmp_path):
+    run_in(tmp_path / "run", save_strategy="epoch", save_total_limit=2).train()
+    again = run_in(tmp_path / "run", save_strategy="steps", save_steps=2, save_total_limit=2, max_steps=5)
+    again.train()
+    found = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
+    assert found == {"checkpoint-4", "checkpoint-5"}
+
+
+def full_torch(value, path, *_, **__):
+    with Path("/dev/full").open("wb") as file:
+        return torch.serialization.save(value, file)
+
+
+def full_safetensors(*_, **__):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("name", "full"), [("torch.save", full_torch), ("safetensors.torch.save_file", full_safetensors)]
+)
+def test_a_full_disk_is_said_and_nothing_half_written_is_left(tmp_path, monkeypatch, name, full):
+    run = run_in(tmp_path / "run", save_strategy="steps", save_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(name, full)
+        with pytest.raises(NoRoomError, match=r"checkpoint-2: could not be written.*no room left.*--resume"):
+            run.train()
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_transformers_own_best_checkpoint_is_kept_and_loaded(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import statistics
@@ -14,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
+from abkd.storage import NoRoomError, room_in
 from abkd.study import (
     Column,
     Comparison,
@@ -160,6 +162,15 @@ def test_wrong_settings_stop_the_comparison(tmp_path: Path) -> None:
         compare(["a"], [1], run, open_folder(tmp_path / "c", ["a"], [1]), columns=COLUMNS)
     with pytest.raises(InputError, match="at least one"):
         compare([], [1], run, tmp_path, columns=COLUMNS)
+
+
+def test_a_full_disk_ends_the_comparison(tmp_path: Path) -> None:
+    def run(planned: Planned, place: Path) -> Record:
+        with room_in(place):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(NoRoomError, match=r"runs/a/seed-1: could not be written.*--resume"):
+        compare(["a", "b"], [1], run, open_folder(tmp_path / "c", ["a", "b"], [1]), columns=COLUMNS)
 
 
 def test_an_interruption_leaves_what_is_finished(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class BestWeights:
             )
 
     def offer(self, metrics: dict[str, float], model: nn.Module, epoch: float, step: int) -> bool:
-        """Take this evaluation if it is better than all before it; a tie keeps the earlier one.
+        """Take this evaluation if it is better than all before it; a tie keeps the earlier one, and NaN is never taken.
 
         Raises:
             InputError: the evaluation did not report the metric.
@@ -64,6 +65,8 @@ class BestWeights:
             names = [name.removeprefix("eval_") for name in metrics]
             raise InputError(f"select_by={self.select_by!r} was not evaluated; {nearest(self.select_by, names)}")
         value = float(metrics[key])
+        if math.isnan(value):
+            return False
         better = self.value is None or (value > self.value if self.larger_is_better else value < self.value)
         if better:
             self.value, self.epoch, self.step = value, epoch, step

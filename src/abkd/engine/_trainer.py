@@ -17,7 +17,7 @@ from abkd.engine._best import BestWeights
 from abkd.engine._callbacks import EpochCallback
 from abkd.engine._checkpoint import check_fits, checkpoint_to_resume, read_progress, write_progress
 from abkd.errors import AbkdError, InputError
-from abkd.storage import STAGED_PREFIX, replace_folder, write_manifest
+from abkd.storage import STAGED_PREFIX, replace_folder, room_in, write_manifest
 
 _STATE_FILE = "trainer_state.json"
 
@@ -119,7 +119,8 @@ class EngineTrainer(Trainer):
         loss, outputs = self.mean_loss(model, inputs)
         if num_items_in_batch is not None:
             # Ranks average their gradients, so each part is scaled up by their number.
-            loss = loss * (self.count_items(inputs) * self.args.world_size / num_items_in_batch)
+            # A step without any item has a loss of 0.
+            loss = loss * (self.count_items(inputs) * self.args.world_size / max(num_items_in_batch, 1))
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -223,33 +224,47 @@ class EngineTrainer(Trainer):
         return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write under a temporary name, then rename; older checkpoints go only after that."""
+        """Write under a temporary name, then rename; older checkpoints go only after that.
+
+        Raises:
+            NoRoomError: the disk is full; what was begun is removed.
+        """
         root = Path(self._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
         staging = root / f"{STAGED_PREFIX}{name}"
         if self.args.should_save and staging.exists():
             shutil.rmtree(staging)
         self.accelerator.wait_for_everyone()
-        self._staging = staging
         try:
-            super()._save_checkpoint(model, trial)
-            self.write_state(staging / name)
-        finally:
-            self._staging = None
-        self.accelerator.wait_for_everyone()
+            with room_in(root / name):
+                self._write_checkpoint(model, trial, staging / name, root / name)
+        except BaseException:
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
+            raise
         if self.args.should_save:
-            self._complete(staging / name, root / name)
             shutil.rmtree(staging)
-            self._drop_old(root)
+            self._drop_old(root / name)
         if self.args.push_to_hub:
             super()._push_from_checkpoint(str(root / name))
         self.accelerator.wait_for_everyone()
 
+    def _write_checkpoint(self, model: nn.Module, trial: Any, staged: Path, final: Path) -> None:
+        self._staging = staged.parent
+        try:
+            super()._save_checkpoint(model, trial)
+            self.write_state(staged)
+        finally:
+            self._staging = None
+        self.accelerator.wait_for_everyone()
+        if self.state.best_model_checkpoint == str(staged):
+            self.state.best_model_checkpoint = str(final)  # on every rank: each loads from there
+        if self.args.should_save:
+            self._complete(staged, final)
+
     def _complete(self, staged: Path, final: Path) -> None:
         (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
-        best_path = self.state.best_model_checkpoint
-        if best_path is not None and Path(best_path) == staged:
-            self.state.best_model_checkpoint = str(final)
+        if self.state.best_model_checkpoint == str(final):
             self.state.save_to_json(str(staged / _STATE_FILE))
         write_progress(
             staged,
@@ -262,14 +277,15 @@ class EngineTrainer(Trainer):
         write_manifest(staged)
         replace_folder(staged, final)
 
-    def _drop_old(self, root: Path) -> None:
-        """Keep the newest `save_total_limit` checkpoints, and the one transformers calls the best."""
+    def _drop_old(self, newest: Path) -> None:
+        """Keep `save_total_limit` checkpoints, the one just written first, and the one transformers calls the best."""
         limit = self.args.save_total_limit
         if limit is None or limit <= 0:
             return
-        found = [path for path in root.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-        found.sort(key=lambda path: int(path.name.removeprefix("checkpoint-")))
-        for path in found[:-limit]:
+        found = [path for path in newest.parent.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+        older = [path for path in found if path != newest]
+        older.sort(key=lambda path: (path.stat().st_mtime_ns, int(path.name.removeprefix("checkpoint-"))))
+        for path in older[: max(len(older) - limit + 1, 0)]:
             if str(path) != self.state.best_model_checkpoint:
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -3,7 +3,8 @@
 `atomic_write_bytes`, `atomic_write_text`, `atomic_write_json` replace a file in one step. `write_manifest`
 records size and SHA-256 of everything in a folder; `verify_manifest` says which file no longer matches;
 `newest_complete` picks the last numbered folder that is whole. `staged_folder` fills a folder under a
-temporary name and renames it once it is complete. `writable` says of a folder that cannot be made what to do.
+temporary name and renames it once it is complete. `writable` says of a folder that cannot be made what to do, and
+`room_in` of a full disk. `locked` keeps other processes out of a folder.
 """
 
 from abkd.storage._atomic import (
@@ -16,17 +17,23 @@ from abkd.storage._atomic import (
     staged_folder,
     writable,
 )
+from abkd.storage._lock import locked
 from abkd.storage._manifest import MANIFEST_NAME, newest_complete, sha256_of, verify_manifest, write_manifest
+from abkd.storage._room import NoRoomError, is_full, room_in
 
 __all__ = [
     "MANIFEST_NAME",
     "STAGED_PREFIX",
+    "NoRoomError",
     "atomic_write_bytes",
     "atomic_write_json",
     "atomic_write_text",
+    "is_full",
+    "locked",
     "newest_complete",
     "read_json",
     "replace_folder",
+    "room_in",
     "sha256_of",
     "staged_folder",
     "verify_manifest",

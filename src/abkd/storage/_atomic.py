@@ -14,6 +14,7 @@ from typing import Any
 
 from abkd.errors import CorruptFileError, InputError
 from abkd.storage._manifest import write_manifest
+from abkd.storage._room import room_in
 
 STAGED_PREFIX = ".staged-"
 _DEFAULT_MODE = 0o644
@@ -105,13 +106,17 @@ def staged_folder(path: str | os.PathLike[str]) -> Generator[Path]:
 
     If the block raises, the temporary folder is removed and `path` is left as it was. A process killed inside
     the block leaves only a folder whose name starts with `.staged-`. An existing `path` is replaced.
+
+    Raises:
+        NoRoomError: the disk is full.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{STAGED_PREFIX}{target.name}-"))
     try:
-        yield temporary
-        write_manifest(temporary)
+        with room_in(target):
+            yield temporary
+            write_manifest(temporary)
         temporary.chmod(0o755)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

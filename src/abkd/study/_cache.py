@@ -29,7 +29,7 @@ def build_cache(settings: LmRun, folder: str | os.PathLike[str], **options: Any)
     Raises:
         InputError: a teacher that is not named, or of another vocabulary, rows that cannot be read, or a folder that
             holds something else.
-        AbkdError: no room on the disk; what is done is kept.
+        NoRoomError: no room on the disk; what is done is kept.
     """
     return measured_cache(settings, folder, measured=0, **options)[0]
 
@@ -50,7 +50,7 @@ def measured_cache(
         said (logits that are more than head times hidden states, or a divergence that the cache does not serve).
 
     Raises:
-        InputError, AbkdError: as `build_cache`.
+        InputError, NoRoomError: as `build_cache`.
     """
     import datasets
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
-from abkd.storage import atomic_write_json, read_json, writable
+from abkd.storage import NoRoomError, atomic_write_json, read_json, writable
 from abkd.study._records import Column, Comparison, Failure, Planned, Record
 from abkd.study._table import RESULTS, write_reports
 
@@ -70,9 +70,9 @@ def compare(
     """Run every method with every seed and write the reports into `folder`.
 
     A run that ends in an AbkdError or in one of torch's errors (no memory left, say) is kept as a failure and the
-    others go on. Of several processes one alone may have failed, while the others wait for it: there the error is
-    raised. An interruption (Ctrl-C) leaves finished runs where they are; calling `compare` again, with a `run` that
-    returns what it finds finished, goes on.
+    others go on; on a full disk they would fail as well, so that ends the comparison. Of several processes one alone
+    may have failed, while the others wait for it: there the error is raised. An interruption (Ctrl-C) leaves finished
+    runs where they are; calling `compare` again, with a `run` that returns what it finds finished, goes on.
 
     Args:
         methods: names, each once, in the order of the table.
@@ -86,6 +86,7 @@ def compare(
 
     Raises:
         InputError: No method or no seed.
+        NoRoomError: The disk is full.
     """
     from abkd.engine import is_main, on_main, ranks
 
@@ -98,8 +99,8 @@ def compare(
         try:
             outcome: Record | Failure = run(planned, place / planned.folder)
         except AbkdError as error:
-            if error.exit_code != 1 or ranks() > 1:
-                raise  # the plan itself is wrong, and every other run would fail in the same way
+            if error.exit_code != 1 or isinstance(error, NoRoomError) or ranks() > 1:
+                raise  # the plan itself is wrong, or the disk full, and every other run would fail in the same way
             outcome = Failure(planned.method, planned.seed, str(error))
         except RuntimeError as error:  # torch's, out of memory among them: the next method may need less
             if ranks() > 1:

@@ -133,7 +133,7 @@ class LmCache:
                 that is not the teacher's, or a folder that holds something else (another teacher, tokenizer, data
                 set or setting; the message says which).
             RunExistsError: a cache is there and `resume` is False.
-            AbkdError: no room on the disk; what is done is kept.
+            NoRoomError: no room on the disk; what is done is kept.
         """
         if bits not in _BITS:
             raise InputError(f"bits: expected 4 to 8, or 16, got {bits!r}")

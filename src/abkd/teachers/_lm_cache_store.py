@@ -8,7 +8,6 @@ manifest.json               and the checksums of everything
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Generator, Mapping
@@ -16,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError, needed
+from abkd.errors import CorruptFileError, InputError, RunExistsError, needed
 from abkd.storage import (
     MANIFEST_NAME,
+    NoRoomError,
     atomic_write_json,
+    is_full,
     read_json,
     staged_folder,
     verify_manifest,
@@ -31,7 +32,6 @@ IDENTITY = "cache.json"
 SUMMARY = "summary.json"
 _PARTS = "parts"
 _DATA = "data.arrow"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SPARE = 1.05
 _MENDED = "the `abkd cache` command that made this folder makes the damaged part anew"
 _WORDS = {
@@ -110,7 +110,7 @@ class CacheFolder:
         """Write one part, whole or not at all.
 
         Raises:
-            AbkdError: there is no room left.
+            NoRoomError: there is no room left.
         """
         with needed("datasets", "lm"):
             from datasets.arrow_writer import ArrowWriter
@@ -142,7 +142,7 @@ class CacheFolder:
         """Write what tells that the cache is whole, the checksums last.
 
         Raises:
-            AbkdError: there is no room left.
+            NoRoomError: there is no room left.
         """
         with self._room():
             self._finish(dataset, summary, parts)
@@ -204,7 +204,7 @@ class CacheFolder:
         """There is room for `need` bytes more.
 
         Raises:
-            AbkdError: there is not; `done` rows are kept.
+            NoRoomError: there is not; `done` rows are kept.
         """
         place = self.path
         while not place.exists():
@@ -217,8 +217,8 @@ class CacheFolder:
         """Say of a full disk what to do about it."""
         try:
             yield
-        except OSError as error:
-            if error.errno in _FULL:
+        except Exception as error:
+            if is_full(error):
                 raise no_room(self.path, None, 0) from error
             raise
 
@@ -226,11 +226,11 @@ class CacheFolder:
         return self.path / _PARTS / f"part-{number:05d}"
 
 
-def no_room(folder: Path, need: float | None, done: int) -> AbkdError:
+def no_room(folder: Path, need: float | None, done: int) -> NoRoomError:
     """The error for a full disk."""
     wanted = "" if need is None else f": about {need / 1e6:.0f} MB more are needed"
     kept = f" The {done} rows done are kept." if done else ""
-    return AbkdError(
+    return NoRoomError(
         f"{folder}: no room on this disk for the teacher cache{wanted}.{kept} Free some, or build elsewhere with a "
         "smaller top_k or a larger min_probability; the same command resumes"
     )
