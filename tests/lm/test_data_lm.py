@@ -105,7 +105,7 @@ def test_vicuna_with_one_or_two_files_of_answers(tmp_path: Path) -> None:
         load_instructions(questions, answers=[first, write(tmp_path / "d.jsonl", {"question_id": 9, "text": "x"})])
 
 
-def test_minillm_folder(tmp_path: Path) -> None:
+def test_minillm_folder(tmp_path: Path, capfd: Any) -> None:
     row = {"instruction": "Say hello.", "input": "", "output": ["Hello", "Hi"], "prompt": PLAIN.replace("\n", "<n>")}
     write(tmp_path / "vicuna" / "valid.jsonl", row)
     data = load_instructions("vicuna", "test", root=tmp_path)
@@ -114,11 +114,15 @@ def test_minillm_folder(tmp_path: Path) -> None:
     long = {**row, "output": "one two three four five six seven eight nine ten eleven"}
     write(tmp_path / "sinst" / "11_" / "valid.jsonl", row, long)
     write(tmp_path / "uinst" / "valid.jsonl", row, *[long] * 3)
-    assert len(load_instructions("s-ni", "test", root=tmp_path)) == 2  # the folder is filtered already
-    assert len(load_instructions("unni", "test", root=tmp_path)) == 3
+    assert len(load_instructions("s-ni", "test", root=tmp_path)) == 2
+    with pytest.raises(InputError, match=r"expected MiniLLM's data, with a folder uinst/11_ for unni"):
+        load_instructions("unni", "test", root=tmp_path)
     write(tmp_path / "self-inst" / "valid.jsonl", {"prompt": "free text<n>here", "output": "x"})
     only_prompt = load_instructions("self-instruct", "test", root=tmp_path)
     assert only_prompt[0]["prompt"] == "free text\nhere"
+    assert "1 rows, and the published Self-Instruct has 252" in capfd.readouterr().err
+    own = load_instructions(write(tmp_path / "own.jsonl", {"prompt": "the first <n> primes", "response": "2"}))
+    assert own[0]["prompt"] == "the first <n> primes"
     with pytest.raises(InputError, match="it has no 'train' split"):
         load_instructions("vicuna", "train", root=tmp_path)
 

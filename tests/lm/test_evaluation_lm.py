@@ -245,6 +245,10 @@ def test_evaluate_scores_saves_and_goes_on(
     again = evaluate(student, tokenizer, sets(), seeds=(10, 20), folder=tmp_path / "e", **options)
     assert written == [10]
     assert again == result
+    whole = {"plain": sets()["plain"], "chats": sets()["chats"]}
+    for name, seeds in (("plain", (10,)), ("chats", (20,)), ("chats", (10,)), ("plain", (20,))):
+        evaluate(student, tokenizer, {name: whole[name]}, seeds=seeds, folder=tmp_path / "parts", **options)
+    assert json.loads((tmp_path / "parts" / "results.json").read_text()) == saved
     for match, changes in (
         ("another model", {"model": lm_toys.tiny_model(seed=9, layers=1)}),
         ("another decoding", {"decoding": Decoding(max_new_tokens=4, max_prompt_length=200)}),
@@ -255,6 +259,9 @@ def test_evaluate_scores_saves_and_goes_on(
         with pytest.raises(InputError, match=match):
             evaluate(tokenizer=tokenizer, seeds=(10, 20), folder=tmp_path / "e", **given)
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".evaluation.json.a.tmp").write_text("left by a process that was killed")
+    evaluate(student, tokenizer, sets(), seeds=(10,), folder=tmp_path / "other", **options)
+    (tmp_path / "other" / "evaluation.json").unlink()
     (tmp_path / "other" / "x").write_text("x")
     with pytest.raises(InputError, match="holds no evaluation"):
         evaluate(student, tokenizer, sets(), seeds=(10,), folder=tmp_path / "other", **options)

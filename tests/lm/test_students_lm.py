@@ -99,6 +99,10 @@ def test_other_architectures_and_settings_a_layer(tokenizer: Any) -> None:
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=32, n_layer=4, n_head=4, n_positions=512))
     student = make_student(gpt2, layers=2, tokenizer=tokenizer)
     assert len(student.transformer.h) == 2
+    gpt2.config.scale_attn_by_inverse_layer_idx = True
+    make_student(gpt2, layers=[0, 1])
+    with pytest.raises(InputError, match=r"scale_attn_by_inverse_layer_idx.*keep the first ones \(layers=\[0, 1\]\)"):
+        make_student(gpt2, layers=[0, 2])
     kinds = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
     qwen = Qwen3ForCausalLM(
         Qwen3Config(

@@ -148,6 +148,11 @@ def _with_layers(teacher: nn.Module, kept: list[int]) -> nn.Module:
     """A new model of the teacher's class whose layers are the kept ones."""
     prefix = f"{_layers_name(teacher)}."
     old: Any = teacher.config
+    if getattr(old, "scale_attn_by_inverse_layer_idx", False) and kept != list(range(len(kept))):
+        raise InputError(
+            "scale_attn_by_inverse_layer_idx: this model divides attention by a layer's number, which changes where "
+            f"layers before it go: keep the first ones (layers={list(range(len(kept)))}), not {kept}"
+        )
     count = int(old.num_hidden_layers)
     config = copy.deepcopy(old)
     for name, value in list(config.to_dict().items()):

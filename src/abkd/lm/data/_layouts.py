@@ -38,15 +38,20 @@ class Example:
     messages: Messages | None = None
 
 
-def examples_of(records: Iterable[Mapping[str, Any]], where: str) -> list[Example]:
+def examples_of(records: Iterable[Mapping[str, Any]], where: str, *, minillm: bool = False) -> list[Example]:
     """The tasks in records of any of the known layouts; see `load_instructions`.
+
+    Args:
+        records: the rows.
+        where: their name, for messages.
+        minillm: they are of MiniLLM's files.
 
     Raises:
         InputError: fields that fit no layout (named), or a field of the wrong kind.
     """
     found: list[Example] = []
     for number, record in enumerate(records, 1):
-        found.extend(_examples(record, f"{where}, row {number}"))
+        found.extend(_examples(record, f"{where}, row {number}", minillm))
     return found
 
 
@@ -82,7 +87,7 @@ def is_question(record: Mapping[str, Any]) -> bool:
     return "question_id" in record and ("category" in record or "turns" in record) and "answer_id" not in record
 
 
-def _examples(record: Mapping[str, Any], where: str) -> list[Example]:
+def _examples(record: Mapping[str, Any], where: str, minillm: bool) -> list[Example]:
     if "messages" in record or "conversations" in record:
         return [_dialogue(record, where)]
     if "instances" in record and "instruction" in record:
@@ -91,20 +96,21 @@ def _examples(record: Mapping[str, Any], where: str) -> list[Example]:
         task = Instruction(_text(record, "instruction", where), _first_text(record, _INPUTS, where))
         return [Example(task, references=_references(record, where))]
     if "prompt" in record:
-        return [_prompted(record, where)]
+        return [_prompted(record, where, minillm)]
     if is_question(record):
         return [Example(Instruction(_question_text(record, where)))]
     raise InputError(f"{where}: expected {_KNOWN}; found {_fields(record)}")
 
 
-def _prompted(record: Mapping[str, Any], where: str) -> Example:
+def _prompted(record: Mapping[str, Any], where: str, minillm: bool) -> Example:
     prompt = record["prompt"]
     references = _references(record, where)
     if isinstance(prompt, list):
         return Example(prompt=_messages(cast("list[Any]", prompt), where, "prompt"), references=references)
     text = _text(record, "prompt", where)
-    if "completion" not in record:
-        text = text.replace("<n>", "\n")  # MiniLLM's files write a newline so
+    if "completion" not in record:  # in MiniLLM's files <n> is a line break, elsewhere it is what it says
+        lines = text.replace("<n>", "\n")
+        text = lines if minillm or read_alpaca(lines) is not None else text
     return Example(task=read_alpaca(text), prompt=text, references=references)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from abkd.engine import is_main
 from abkd.errors import InputError, nearest, needed
 from abkd.lm._data import say
 from abkd.lm.data._alpaca import Instruction, alpaca_prompt
@@ -68,7 +67,7 @@ def load_instructions(
     if size is not None and (isinstance(size, bool) or size < 1):
         raise InputError(f"size: expected a number of rows of at least 1, got {size!r}")
     found = find(os.fspath(name), split, answers=_paths(answers), root=None if root is None else Path(root))
-    examples = _chosen(_examples(found), found.known, found.filtered)
+    examples = _chosen(_examples(found), found.known, found.where)
     rows = _rows(examples[:size], template, found.where, drop_empty)
     with needed("datasets", "lm"):
         import datasets
@@ -78,7 +77,7 @@ def load_instructions(
         whole = dataset["prompt"]
         dataset = fit_prompts(dataset, tokenizer, max_prompt_length, name=found.where)
         cut = sum(one != other for one, other in zip(whole, dataset["prompt"], strict=True))
-        if cut and is_main():
+        if cut:
             say(f"{found.where}: {cut} of {len(dataset)} prompts shortened to max_prompt_length={max_prompt_length}")
     return dataset
 
@@ -112,18 +111,17 @@ def _paths(answers: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | 
 def _examples(found: Found) -> list[Example]:
     if found.answers is not None:
         return with_answers(found.records, found.answers, found.where)
-    return examples_of(found.records, found.where)
+    return examples_of(found.records, found.where, minillm=found.known is not None)
 
 
-def _chosen(examples: list[Example], known: InstructionSet | None, filtered: bool) -> list[Example]:
-    """What a published test set keeps of its data."""
+def _chosen(examples: list[Example], known: InstructionSet | None, where: str) -> list[Example]:
+    """What a published test set keeps of its data; says so where it is not as large as published."""
     if known is None:
         return examples
-    if known.min_words and not filtered:
-        examples = [
-            example for example in examples if any(len(text.split()) >= known.min_words for text in example.references)
-        ]
-    return examples[: known.cap]
+    kept = examples[: known.cap]
+    if known.size is not None and len(kept) != known.size:
+        say(f"{where}: {len(kept)} rows, and the published {known.title} has {known.size}: scores cannot be compared")
+    return kept
 
 
 def _rows(examples: list[Example], template: str, where: str, drop_empty: bool) -> list[dict[str, Any]]:

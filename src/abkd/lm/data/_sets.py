@@ -13,8 +13,7 @@ class InstructionSet:
         title: as tables print it.
         hub: name on the hub. A repository there is what `folder` names first, so its files lie as in `folder`.
         folder: inside a folder of MiniLLM's data.
-        size: how many examples the published set has; None where a rule makes it.
-        min_words: only examples whose reference has at least so many words (of all but files that are so already).
+        size: how many examples the published set has; None where that is not known.
         cap: at most so many, the first ones.
     """
 
@@ -22,7 +21,6 @@ class InstructionSet:
     hub: str
     folder: str
     size: int | None = None
-    min_words: int = 0
     cap: int | None = None
 
 
@@ -30,10 +28,10 @@ TEST_SETS: dict[str, InstructionSet] = {
     "dolly": InstructionSet("Dolly", "MiniLLM/dolly", "dolly", 500, cap=500),
     "self-instruct": InstructionSet("Self-Instruct", "MiniLLM/self-inst", "self-inst", 252),
     "vicuna": InstructionSet("Vicuna", "MiniLLM/Vicuna", "vicuna", 80),
-    "s-ni": InstructionSet("Super-Natural-Instructions", "MiniLLM/sinst", "sinst/11_", min_words=11),
-    "unni": InstructionSet("Unnatural-Instructions", "MiniLLM/uinst", "uinst/11_", min_words=11, cap=10_000),
+    "s-ni": InstructionSet("Super-Natural-Instructions", "MiniLLM/sinst", "sinst/11_"),
+    "unni": InstructionSet("Unnatural-Instructions", "MiniLLM/uinst", "uinst/11_", cap=10_000),
 }
-"""The five test sets by the names that recipes use."""
+"""The five test sets by the names that recipes use. `11_`: the rows with longer references, by MiniLLM's own count."""
 
 TEST_FILE = "valid.jsonl"
 """Where MiniLLM's data have their test rows, whatever the name says."""

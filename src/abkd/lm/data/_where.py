@@ -38,14 +38,12 @@ class Found:
         where: for messages.
         answers: Vicuna's, where they are apart.
         known: the published test set that this is.
-        filtered: whether the set's rule on words was applied already.
     """
 
     records: Sequence[Record]
     where: str
     answers: Sequence[Record] | None = None
     known: InstructionSet | None = None
-    filtered: bool = False
 
 
 def carried_names() -> tuple[str, ...]:
@@ -87,18 +85,12 @@ def _test_set(name: str, split: str, root: Path | None) -> Found:
         return _raw_dolly(known, split, root)
     if root is None:
         records, where = _hub_file(known, TEST_FILE)
-        return Found(records, where, known=known, filtered=_is_filtered(known.folder))
+        return Found(records, where, known=known)
     folder = root / known.folder
-    filtered = _is_filtered(known.folder)
-    if filtered and not folder.is_dir():
-        folder, filtered = folder.parent, False
+    if not folder.is_dir():
+        raise InputError(f"{root}: expected MiniLLM's data, with a folder {known.folder} for {name}; found none")
     found = _local(folder, split)
-    return Found(found.records, found.where, found.answers, known, filtered)
-
-
-def _is_filtered(folder: str) -> bool:
-    """Whether the files in a folder of MiniLLM's data keep the rule on words already."""
-    return folder.endswith("_")
+    return Found(found.records, found.where, found.answers, known)
 
 
 def _raw_dolly(known: InstructionSet, split: str, root: Path | None) -> Found:

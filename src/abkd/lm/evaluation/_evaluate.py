@@ -53,8 +53,8 @@ def evaluate(
         batch_size: prompts at a time; the sampled texts depend on it.
         held_out: tokenised rows (`abkd.lm.data.tokenise`) on which NLL, and with a teacher KL, are measured.
         teacher: for `held_out`.
-        folder: where texts and results go: `texts/SET/seed-N.jsonl`, `results.json`. After an interruption the
-            same call goes on where it stopped.
+        folder: where texts and results go: `texts/SET/seed-N.jsonl`, `results.json` of all sets and seeds there.
+            After an interruption the same call goes on where it stopped.
         progress: show bars.
 
     Raises:
@@ -88,7 +88,7 @@ def evaluate(
         measured = measure_held_out(model, held_out, tokenizer, teacher=teacher)
     result = EvaluationResult(found, measured)
     if kept is not None:
-        atomic_write_json(kept.path / "results.json", result.as_dict())
+        kept.sum_up(measured)
     return result
 
 
@@ -170,7 +170,7 @@ class _Folder:
         self.path = path
         file = path / "evaluation.json"
         if not file.is_file():
-            if path.exists() and any(path.iterdir()):
+            if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
                 raise InputError(f"{path} exists and holds no evaluation: name another folder")
             atomic_write_json(file, identity)
             return
@@ -187,10 +187,7 @@ class _Folder:
     def read(self, name: str, seed: int) -> list[Response] | None:
         """The responses written before, or None."""
         file = self._file(name, seed)
-        if not file.is_file():
-            return None
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return [Response(line["response"], line["tokens"], line["finished"]) for line in lines]
+        return list(_seed_in(file).responses) if file.is_file() else None
 
     def write(self, name: str, result: SeedResult, prompts: list[Any], references: list[list[str]]) -> None:
         """Texts with their scores."""
@@ -202,5 +199,27 @@ class _Folder:
             lines.append(json.dumps(line, ensure_ascii=True) + "\n")
         atomic_write_text(self._file(name, result.seed), "".join(lines))
 
+    def sum_up(self, held_out: Mapping[str, float]) -> None:
+        """Write the results of everything in the folder, of this call and of those before it."""
+        file = self.path / "results.json"
+        before: dict[str, Any] = read_json(file) if file.is_file() else {}
+        sets: dict[str, SetResult] = {}
+        for place in sorted(self.path.glob("texts/*")):
+            seeds = sorted((_seed_in(texts) for texts in place.glob("seed-*.jsonl")), key=lambda result: result.seed)
+            sets[place.name] = SetResult(place.name, tuple(seeds))
+        found = EvaluationResult(sets, held_out or before.get("held_out", {}))
+        atomic_write_json(file, found.as_dict())
+
     def _file(self, name: str, seed: int) -> Path:
         return self.path / "texts" / name / f"seed-{seed}.jsonl"
+
+
+def _seed_in(file: Path) -> SeedResult:
+    """The texts and scores in one file."""
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return SeedResult(
+        int(file.stem.removeprefix("seed-")),
+        tuple(line["rouge_l"] for line in lines),
+        tuple(line["exact_match"] for line in lines),
+        tuple(Response(line["response"], line["tokens"], line["finished"]) for line in lines),
+    )

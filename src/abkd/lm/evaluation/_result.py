@@ -81,8 +81,11 @@ class EvaluationResult:
     held_out: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def average(self) -> dict[str, float | None] | None:
-        """ROUGE-L over the sets, of the same weight each: `mean` and `standard_error` over seeds; None without sets."""
-        if not self.sets:
+        """ROUGE-L over the sets, of the same weight each: `mean` and `standard_error` over seeds.
+
+        None without sets, and for sets of different seeds.
+        """
+        if len({tuple(seed.seed for seed in result.seeds) for result in self.sets.values()}) != 1:
             return None
         columns: Sequence[tuple[float, ...]] = [
             tuple(seed.means()["rouge_l"] for seed in result.seeds) for result in self.sets.values()
