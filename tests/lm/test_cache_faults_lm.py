@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,100 @@ def test_a_damaged_part_is_found_and_made_anew_while_building(
         LmCache.open(tmp_path / "c")
     build(rows, teacher, tokenizer, tmp_path / "c")
     LmCache.open(tmp_path / "c")
+
+
+def test_a_part_that_was_cut_short_is_said_without_checksums(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    build(rows, teacher, tokenizer, tmp_path / "c")
+    file = tmp_path / "c" / "parts" / "part-00001" / "data.arrow"
+    content = file.read_bytes()
+    for share in (0, 0.01, 0.3, 0.5, 0.9):
+        file.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(CorruptFileError, match=r"part-00001/data\.arrow: this part.* is damaged.*`abkd cache`"):
+            LmCache.open(tmp_path / "c", verify=False)
+
+
+def test_another_process_that_builds_the_same_cache_is_refused(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    ask = Asker.ask
+
+    def elsewhere(self: Asker, some: Any) -> Any:
+        if not said:
+            locks = "import sys; from abkd.storage import locked\nwith locked(sys.argv[1]): pass"
+            done = subprocess.run(
+                [sys.executable, "-c", locks, str(tmp_path / "c")], capture_output=True, text=True, check=False
+            )
+            said.append(done.stderr)
+        return ask(self, some)
+
+    monkeypatch.setattr(Asker, "ask", elsewhere)
+    build(rows, teacher, tokenizer, tmp_path / "c")
+    assert "another process is using this folder" in said[0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["c"]
+
+
+def test_killed_within_its_first_file_it_starts_again(rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".cache.json.x1.tmp").write_text("{")
+    assert len(build(rows, teacher, tokenizer, tmp_path / "c")) == len(rows)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("rule", [{}, {"top_k": 5}, {"top_k": lm_toys.VOCABULARY}, {"tail_mass": 0.1}], ids=str)
+def test_logits_that_are_no_distribution_are_refused(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, value: float, rule: Any
+) -> None:
+    forward = teacher.forward
+    only = torch.tensor(rows[9]["input_ids"])
+
+    def overflows(input_ids: torch.Tensor, **options: Any) -> Any:
+        found = forward(input_ids=input_ids, **options)
+        for line, ids in enumerate(input_ids):
+            if torch.equal(ids[: len(only)], only):
+                found.logits[line, :, 3] = value
+        return found
+
+    teacher.forward = overflows
+    with pytest.raises(InputError, match=r"row 9: the teacher's logits are NaN or infinite in float32.*bfloat16"):
+        build(rows, teacher, tokenizer, tmp_path / "c", **rule)
+
+
+def test_a_class_that_is_ruled_out_is_a_distribution(rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path) -> None:
+    forward = teacher.forward
+
+    def rules_out(**options: Any) -> Any:
+        found = forward(**options)
+        found.logits[..., 3] = -torch.inf
+        return found
+
+    teacher.forward = rules_out
+    assert len(build(rows, teacher, tokenizer, tmp_path / "c")) == len(rows)
+
+
+def test_room_is_asked_for_what_is_missing_alone(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, int]] = []
+    monkeypatch.setattr(store.CacheFolder, "check_room", lambda self, need, done: asked.append((need, done)))
+    build(rows, teacher, tokenizer, tmp_path / "c", rows_per_part=6)
+    (whole, _), first, *_ = asked
+    asked.clear()
+    shutil.rmtree(tmp_path / "c" / "parts" / "part-00001")
+    build(rows, teacher, tokenizer, tmp_path / "c")
+    assert asked[0] == (pytest.approx(whole / 4), 18)
+    assert asked[1][0] < first[0] / 2
+    shutil.rmtree(tmp_path / "c" / "parts" / "part-00001")
+
+    def refuse(self: Any, need: float, done: int) -> None:
+        raise AbkdError("no room")
+
+    monkeypatch.setattr(store.CacheFolder, "check_room", refuse)
+    with pytest.raises(AbkdError, match="no room"):
+        build(rows, teacher, tokenizer, tmp_path / "c")
+    assert (tmp_path / "c" / "manifest.json").is_file()
 
 
 def test_no_room_is_said_before_the_teacher_is_asked(

@@ -3,8 +3,9 @@
 `atomic_write_bytes`, `atomic_write_text`, `atomic_write_json` replace a file in one step. `write_manifest`
 records size and SHA-256 of everything in a folder; `verify_manifest` says which file no longer matches;
 `newest_complete` picks the last numbered folder that is whole. `staged_folder` fills a folder under a
-temporary name and renames it once it is complete. `writable` says of a folder that cannot be made what to do, and
-`room_in` of a full disk. `locked` keeps other processes out of a folder.
+temporary name and renames it once it is complete. `visible` lists a folder without what a kill may leave.
+`writable` says of a folder that cannot be made what to do, and `room_in` of a full disk. `locked` keeps other
+processes out of a folder.
 """
 
 from abkd.storage._atomic import (
@@ -15,6 +16,7 @@ from abkd.storage._atomic import (
     read_json,
     replace_folder,
     staged_folder,
+    visible,
     writable,
 )
 from abkd.storage._lock import locked
@@ -37,6 +39,7 @@ __all__ = [
     "sha256_of",
     "staged_folder",
     "verify_manifest",
+    "visible",
     "writable",
     "write_manifest",
 ]

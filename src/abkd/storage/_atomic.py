@@ -79,6 +79,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise CorruptFileError(f"{path}: expected JSON, but it cannot be read as such ({error})") from error
 
 
+def visible(folder: str | os.PathLike[str]) -> list[Path]:
+    """What is in a folder but hidden files, which a process that was killed may leave; nothing without a folder."""
+    path = Path(folder)
+    return [entry for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
+
+
 @contextmanager
 def writable(folder: str | os.PathLike[str]) -> Generator[None]:
     """Around the first writing into a folder of someone's choice.

@@ -130,8 +130,8 @@ class LmCache:
 
         Raises:
             InputError: data that are not tokenised, a teacher that is not frozen, values out of range, a tokenizer
-                that is not the teacher's, or a folder that holds something else (another teacher, tokenizer, data
-                set or setting; the message says which).
+                that is not the teacher's, a folder that holds something else (another teacher, tokenizer, data set or
+                setting; the message says which) or that another process is using, or logits that are NaN or infinite.
             RunExistsError: a cache is there and `resume` is False.
             NoRoomError: no room on the disk; what is done is kept.
         """

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from abkd.errors import InputError, needed
+from abkd.storage import locked
 from abkd.teachers._live import check_frozen, fingerprint_of
 from abkd.teachers._lm_cache_codec import RANGE_STEP, Form, decode, encode
 from abkd.teachers._lm_cache_rows import (
@@ -48,7 +49,7 @@ def build(
     resume: bool,
     progress: bool,
 ) -> None:
-    """Fill `folder`; see `LmCache.build`."""
+    """Fill `folder`, kept from other processes meanwhile; see `LmCache.build`."""
     check_tokenised(dataset)
     check_frozen(teacher)
     clash = [name for name in dataset.column_names if name.startswith(_OWN)]
@@ -61,13 +62,16 @@ def build(
     form = rule.form(_vocabulary(teacher, tokenizer), bits, power)
     place = CacheFolder(folder)
     identity = _identity(rows, teacher, tokenizer, rule, form)
-    place.start({**identity, "rows_per_part": rows_per_part}, resume=resume)
-    size = int(place.identity()["rows_per_part"])
-    if place.whole():
-        return
-    place.reopen()
-    place.check_room(_guess(rule, form) * tokens + dataset.data.nbytes, 0)
-    _Builder(dataset, rows, Asker(teacher, rule, form), form, place, size, batch_size).run(progress)
+    with locked(folder):
+        place.start({**identity, "rows_per_part": rows_per_part}, resume=resume)
+        size = int(place.identity()["rows_per_part"])
+        if place.whole():
+            return
+        builder = _Builder(dataset, rows, Asker(teacher, rule, form), form, place, size, batch_size)
+        whole = _guess(rule, form) * tokens + dataset.data.nbytes
+        place.check_room(whole * builder.rows_missing() / len(rows), len(rows) - builder.rows_missing())
+        place.reopen()
+        builder.run(progress)
 
 
 class _Builder:
@@ -85,48 +89,63 @@ class _Builder:
         self.batch = batch
         self.features = _features(dataset, form)
         self.parts = -(-len(rows) // size)
+        self.missing = [number for number in range(self.parts) if not place.has_part(number)]
+
+    def rows_missing(self, first: int = 0) -> int:
+        """The rows of the parts that are missing, from part number `first` on."""
+        return sum(len(self._span(number)) for number in self.missing if number >= first)
 
     def run(self, progress: bool) -> None:
+        """Build what is missing, and finish the folder."""
         from tqdm.auto import tqdm
 
         began, asked = time.monotonic(), 0
         with tqdm(total=len(self.rows), unit="row", desc="teacher cache", disable=not progress) as bar:
             for number in range(self.parts):
-                span = range(number * self.size, min((number + 1) * self.size, len(self.rows)))
-                if not self.place.has_part(number):
+                span = self._span(number)
+                if number in self.missing:
                     columns = self._columns(span)
-                    self.place.check_room(self._left(columns, span), span.start)
+                    self.place.check_room(self._left(columns, span, self.rows_missing(number)), span.start)
                     self.place.write_part(number, columns, self.features)
                     asked += sum(int(self.rows[index].counted.sum()) for index in span)
                 bar.update(len(span))
         self._finish(time.monotonic() - began, asked)
+
+    def _span(self, number: int) -> range:
+        return range(number * self.size, min((number + 1) * self.size, len(self.rows)))
 
     def _columns(self, span: range) -> dict[str, list[Any]]:
         """The columns of a part: the data set's own, and the teacher's."""
         columns: dict[str, list[Any]] = {
             name: list(values) for name, values in self.dataset[span.start : span.stop].items()
         }
-        packed = self._ask([self.rows[index] for index in span])
+        packed = self._ask([self.rows[index] for index in span], span.start)
         columns[KEY] = [self.rows[index].key for index in span]
         columns[POSITIONS] = [np.packbits(self.rows[index].counted).tobytes() for index in span]
         for name in self.form.columns:
             columns[name] = [row[name] for row in packed]
         return columns
 
-    def _ask(self, rows: Sequence[Row]) -> list[dict[str, bytes]]:
-        """The teacher's columns, asked for in batches of rows of like length."""
+    def _ask(self, rows: Sequence[Row], first: int) -> list[dict[str, bytes]]:
+        """The teacher's columns for the rows from number `first` on, asked for in batches of rows of like length."""
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         packed: list[dict[str, bytes]] = [{} for _ in rows]
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
             for index, targets in zip(chosen, self.asker.ask([rows[index] for index in chosen]), strict=True):
+                if bool(targets.log_probs.isnan().any()):
+                    kind = str(next(self.asker.model.parameters()).dtype).removeprefix("torch.")
+                    raise InputError(
+                        f"row {first + index}: the teacher's logits are NaN or infinite in {kind}, which is no "
+                        "distribution: load the teacher in bfloat16 or float32, or check its weights"
+                    )
                 packed[index] = encode(targets, self.form)
         return packed
 
-    def _left(self, columns: dict[str, list[Any]], span: range) -> float:
-        """Bytes that this part and all later ones take, at this part's rate."""
+    def _left(self, columns: dict[str, list[Any]], span: range, rows: int) -> float:
+        """Bytes that `rows` rows, this part's among them, take at this part's rate."""
         own = sum(len(value) for name in (KEY, POSITIONS, *self.form.columns) for value in columns[name])
-        share = (len(self.rows) - span.start) / len(span)
+        share = rows / len(span)
         return share * (own + _ARROW * len(span) + self.dataset.data.nbytes * len(span) / len(self.rows))
 
     def _finish(self, seconds: float, asked: int) -> None:

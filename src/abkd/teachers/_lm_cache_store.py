@@ -24,6 +24,7 @@ from abkd.storage import (
     read_json,
     staged_folder,
     verify_manifest,
+    visible,
     writable,
     write_manifest,
 )
@@ -83,7 +84,7 @@ class CacheFolder:
         """
         if self.path.is_file():
             raise InputError(f"{self.path}: expected a folder, found a file; choose another with --output")
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not visible(self.path):
             with self._room(), writable(self.path):
                 atomic_write_json(self.path / IDENTITY, dict(identity))
             return
@@ -127,7 +128,7 @@ class CacheFolder:
         """All parts as one data set, mapped from the disk.
 
         Raises:
-            CorruptFileError: a part is missing.
+            CorruptFileError: a part is missing, or cannot be read.
         """
         with needed("datasets", "lm"):
             import datasets
@@ -136,7 +137,7 @@ class CacheFolder:
         for file in files:
             if not file.is_file():
                 raise CorruptFileError(f"{file}: a part of the teacher cache is missing; {_MENDED}")
-        return datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
+        return datasets.concatenate_datasets([_rows_of(file) for file in files])
 
     def finish(self, dataset: Any, summary: Mapping[str, Any], parts: int) -> None:
         """Write what tells that the cache is whole, the checksums last.
@@ -224,6 +225,16 @@ class CacheFolder:
 
     def _part(self, number: int) -> Path:
         return self.path / _PARTS / f"part-{number:05d}"
+
+
+def _rows_of(file: Path) -> Any:
+    import datasets
+    import pyarrow
+
+    try:
+        return datasets.Dataset.from_file(str(file))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CorruptFileError(f"{file}: this part of the teacher cache is damaged ({error}); {_MENDED}") from error
 
 
 def no_room(folder: Path, need: float | None, done: int) -> NoRoomError:
