@@ -69,6 +69,42 @@ def test_a_run_killed_while_starting_can_be_started_again(tmp_path):
     assert RunFolder(tmp_path).newest_checkpoint() is None
 
 
+@pytest.mark.parametrize("name", ["best/w", "last/w", "answers/a", "evaluation/e", "checkpoints/c", "result.json"])
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}], ids=str)
+def test_what_no_start_leaves_is_not_removed_unasked(tmp_path, name, options):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(InputError, match="holds files but no run"):
+        RunFolder.create(tmp_path, SETTINGS, **options)
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_what_a_start_may_leave_is_no_obstacle(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("environment.json", "data.json", ".run.json.x.tmp"):
+        (tmp_path / name).write_text("{}")
+    assert RunFolder.create(tmp_path, SETTINGS).data() == {}
+
+
+def test_an_overwriting_that_is_killed_can_be_told_to_go_on(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path, SETTINGS)
+    (tmp_path / "best").mkdir()
+    run.write_result({})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("abkd.engine._run_folder.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder.create(tmp_path, {"method": "sft"}, overwrite=True)
+    assert run.result() is None
+    with pytest.raises(RunExistsError):
+        RunFolder.create(tmp_path, {"method": "sft"})
+    assert RunFolder.create(tmp_path, {"method": "sft"}, overwrite=True).settings() == {"method": "sft"}
+    assert not (tmp_path / "best").exists()
+
+
 def test_files_of_another_kind_are_corrupt_and_named(tmp_path):
     run = RunFolder.create(tmp_path, SETTINGS)
     (tmp_path / "run.json").write_text("[]")

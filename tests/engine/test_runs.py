@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,6 +95,26 @@ def test_data_that_changed_since_are_refused(tmp_path: Path) -> None:
     anew.on_data({"train": "c"})
     anew.begin()
     assert RunFolder(tmp_path / "run").data() == {"train": "c"}
+
+
+def test_another_process_is_kept_from_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "a"
+    opens = f"""
+from test_runs import OpenRun, Settings
+with OpenRun.opened(Settings(), {str(folder)!r}, resume=True, overwrite=False) as run:
+    run.begin()
+"""
+    command = [sys.executable, "-c", opens]
+
+    def elsewhere() -> str:
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stderr
+
+    with OpenRun.opened(Settings(), folder, resume=False, overwrite=False) as run:
+        assert "another process is using this folder" in elsewhere()
+        run.begin()
+        assert "another process is using this folder" in elsewhere()
+    assert [entry.name for entry in folder.parent.iterdir()] == ["a"]
+    assert elsewhere() == ""
 
 
 def test_a_run_begins_once(tmp_path: Path) -> None:

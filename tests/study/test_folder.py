@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -116,6 +118,44 @@ def test_files_that_are_no_study_are_left_alone(place: Path, mode: dict[str, boo
         pass
     assert (place / "thesis.txt").exists()
     assert (set_aside(place) / "old").exists()
+
+
+def test_a_second_start_leaves_a_running_overwrite_alone(place: Path, tmp_path: Path) -> None:
+    opens = f"""
+from pathlib import Path
+from test_folder import PLAN, opened
+with opened(Path({str(place)!r}), PLAN, resume=True):
+    pass
+"""
+    command = [sys.executable, "-c", opens]
+    here = Path(__file__).parent
+    with opened(place, PLAN, overwrite=True):
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+        assert "another process is using this folder" in done.stderr
+        assert (set_aside(place) / "old").exists()
+        write(place, "runs/a/seed-1/run.json", "runs/a/seed-1/result.json")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_killed_within_its_first_file_it_starts_again(tmp_path: Path, mode: dict[str, bool]) -> None:
+    write(tmp_path / "new", ".comparison.json.x1.tmp")
+    with opened(tmp_path / "new", PLAN, **mode):
+        write(tmp_path / "new", "runs/a/seed-1/run.json")
+    assert (tmp_path / "new" / "comparison.json").is_file()
+
+
+def test_killed_within_its_first_file_the_old_one_comes_back(place: Path) -> None:
+    killed(place, ".comparison.json.x1.tmp")
+    with pytest.raises(RunExistsError), opened(place, PLAN):
+        pass
+    assert (place / "old").exists()
+    killed(place, ".git")
+    with opened(place, PLAN):
+        assert not (place / "old").exists()
+    assert (place / ".git").exists()
 
 
 def test_a_table_without_columns_is_refused_before_anything_changes(tmp_path: Path) -> None:

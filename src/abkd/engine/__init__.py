@@ -11,7 +11,18 @@ for _package in ("transformers", "accelerate", "safetensors", "rich"):
 from abkd.engine._best import BestWeights  # noqa: E402
 from abkd.engine._callbacks import MetricsLog  # noqa: E402
 from abkd.engine._environment import environment  # noqa: E402
-from abkd.engine._processes import WAITED, alone, is_main, join, leave, on_main, rank, ranks, wait  # noqa: E402
+from abkd.engine._processes import (  # noqa: E402
+    WAITED,
+    alone,
+    is_main,
+    join,
+    leave,
+    on_main,
+    only_here,
+    rank,
+    ranks,
+    wait,
+)
 from abkd.engine._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
 from abkd.engine._result import RunResult  # noqa: E402
 from abkd.engine._run_folder import RunFolder  # noqa: E402
@@ -44,6 +55,7 @@ __all__ = [
     "leave",
     "load_result",
     "on_main",
+    "only_here",
     "rank",
     "ranks",
     "size_of",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 
 from abkd.errors import ElsewhereError, InputError
+from abkd.storage import locked
 
 WAITED = 86_400
 """Seconds that processes wait for each other: a day, since the first one may write and measure texts for hours."""
@@ -87,3 +89,15 @@ def on_main(work: Callable[[], Value]) -> Value:
     if found[1] is not None:
         raise ElsewhereError(*found[1])
     return found[0]
+
+
+@contextmanager
+def only_here(folder: str | os.PathLike[str]) -> Generator[None]:
+    """Keep other programs that write there from a folder, for the length of the block; see `abkd.storage.locked`.
+
+    Raises:
+        InputError: another program is using it.
+    """
+    with ExitStack() as held:
+        on_main(lambda: held.enter_context(locked(folder)))
+        yield

@@ -15,8 +15,10 @@ from abkd.storage import atomic_write_json, newest_complete, read_json, verify_m
 
 RUN_FILE = "run.json"
 DATA_FILE = "data.json"
-_FILES = (RUN_FILE, DATA_FILE, "environment.json", "metrics.jsonl", "samples.json", "result.json")
-_FOLDERS = ("checkpoints", "answers", "teacher_text", "best", "last", "evaluation")
+_ENVIRONMENT = "environment.json"
+_CHECKPOINTS = "checkpoints"
+_FILES = (DATA_FILE, _ENVIRONMENT, "metrics.jsonl", "samples.json", "result.json")
+_FOLDERS = (_CHECKPOINTS, "answers", "teacher_text", "best", "last", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class RunFolder:
         run = cls.check(path, settings, resume=resume, overwrite=overwrite)
         if run.holds_run() and resume:
             return run
-        run._clear()
+        run._clear()  # but for run.json, so that an overwriting that is killed can be told to go on
         run.path.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(run.path / "environment.json", environment())
+        atomic_write_json(run.path / _ENVIRONMENT, environment())
         atomic_write_json(run.path / RUN_FILE, settings)
         return run
 
@@ -76,7 +78,7 @@ class RunFolder:
             raise InputError(f"{root}: expected a folder for the run, found a file")
         run = cls(root)
         if not run.holds_run():
-            if root.is_dir() and any(not _is_ours(entry.name) for entry in root.iterdir()):
+            if root.is_dir() and not all(_of_a_start(entry) for entry in root.iterdir()):
                 raise InputError(f"{root}: holds files but no run; choose an empty or new folder")
         elif resume:
             run._check_same(settings)
@@ -90,7 +92,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Where checkpoints go."""
-        return self.path / "checkpoints"
+        return self.path / _CHECKPOINTS
 
     @property
     def metrics(self) -> Path:
@@ -198,14 +200,16 @@ class RunFolder:
     def _clear(self) -> None:
         for name in _FILES[::-1]:
             (self.path / name).unlink(missing_ok=True)
-        for name in _FOLDERS:
+        for name in _FOLDERS if self.holds_run() else ():
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)
 
 
-def _is_ours(name: str) -> bool:
+def _of_a_start(entry: Path) -> bool:
     """Left by a run that was killed while it was starting; or hidden, and no business of ours."""
-    return name.startswith(".") or name in _FILES or name in _FOLDERS
+    if entry.name == _CHECKPOINTS:
+        return entry.is_dir() and not any(entry.iterdir())
+    return entry.name.startswith(".") or entry.name in (_ENVIRONMENT, DATA_FILE)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from abkd.engine._processes import is_main, join, on_main
+from abkd.engine._processes import is_main, join, on_main, only_here
 from abkd.engine._progress import ProgressCallback, Report
 from abkd.engine._result import RunResult, history_of, reporting, validation_of
 from abkd.engine._run_folder import RunFolder
@@ -66,6 +67,20 @@ class OpenRun:
     overwrite: bool = False
     _begun: bool = field(default=False, init=False)
     _data: dict[str, str] = field(default_factory=dict[str, str], init=False)
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls, settings: RunSettings, folder: str | os.PathLike[str], *, resume: bool, overwrite: bool
+    ) -> Generator[OpenRun]:
+        """`check`, with other programs kept from the folder for the length of the block.
+
+        Raises:
+            InputError: as `check`; or another process is using the folder.
+        """
+        join(settings.training)
+        with only_here(folder):
+            yield cls.check(settings, folder, resume=resume, overwrite=overwrite)
 
     @classmethod
     def check(cls, settings: RunSettings, folder: str | os.PathLike[str], *, resume: bool, overwrite: bool) -> OpenRun:

@@ -61,27 +61,27 @@ def run_image(
         InputError: settings that do not fit together.
         AbkdError: the run itself failed; the loss became NaN, say.
     """
-    run = OpenRun.check(settings, folder, resume=resume, overwrite=overwrite)
-    if (finished := run.finished()) is not None:
-        return finished
-    set_seed(settings.seed)
-    data = _load_data(settings.data) if data is None else data
-    run.on_data(_fingerprints(data))
-    config = _config(settings, run.folder, has_validation=_has_samples(data.validation))
-    config.objective()
-    if teacher is None and settings.teacher is not None:
-        teacher = load_teacher(settings.teacher, data)
-    teacher = _prepared(teacher, settings, data, config)
-    set_seed(settings.seed)  # the student's first weights do not depend on what was loaded before
-    student = load_student(settings.student, data)
-    trainer = _trainer(student, teacher, config, data, run.folder)
-    return run.carry_out(
-        trainer,
-        lambda: on_main(lambda: _test(trainer, student, teacher, data, run.folder)),
-        parameters={"student": size_of(student), "teacher": _teacher_size(teacher)},
-        progress=progress,
-        description=description,
-    )
+    with OpenRun.opened(settings, folder, resume=resume, overwrite=overwrite) as run:
+        if (finished := run.finished()) is not None:
+            return finished
+        set_seed(settings.seed)
+        data = _load_data(settings.data) if data is None else data
+        run.on_data(_fingerprints(data))
+        config = _config(settings, run.folder, has_validation=_has_samples(data.validation))
+        config.objective()
+        if teacher is None and settings.teacher is not None:
+            teacher = load_teacher(settings.teacher, data)
+        teacher = _prepared(teacher, settings, data, config)
+        set_seed(settings.seed)  # the student's first weights do not depend on what was loaded before
+        student = load_student(settings.student, data)
+        trainer = _trainer(student, teacher, config, data, run.folder)
+        return run.carry_out(
+            trainer,
+            lambda: on_main(lambda: _test(trainer, student, teacher, data, run.folder)),
+            parameters={"student": size_of(student), "teacher": _teacher_size(teacher)},
+            progress=progress,
+            description=description,
+        )
 
 
 def _load_data(choice: DataChoice) -> ImageData:

@@ -64,30 +64,30 @@ def run_lm(
         InputError: settings that do not fit together.
         AbkdError: the run itself failed; the loss became NaN, say.
     """
-    run = OpenRun.check(settings, folder, resume=resume, overwrite=overwrite)
-    if (finished := run.finished()) is not None:
-        return finished
-    config = checked_config(lm_config(settings, run.folder.checkpoints))
-    if parts is None:
-        if settings.data.answers is not None:
-            run.begin()  # they are written into its folder
-        parts = load_parts(settings, run.folder.path / "answers", progress=progress is True and is_main())
-    run.on_data(_fingerprints(parts))
-    if config.teacher_sampling() is not None:
-        run.begin()  # likewise, unless its study keeps it
-        config.teacher_text_folder = None if parts.texts is None else str(parts.texts / settings.method)
-    set_seed(settings.seed)
-    student = parts.student(settings)
-    judge = Judge(settings, parts, config)
-    start = judge.start(student)
-    trainer = _trainer(student, settings, config, parts, run.folder)
-    return run.carry_out(
-        trainer,
-        lambda: _test(trainer, judge, run.folder, start),
-        parameters={"student": size_of(trainer.model), "teacher": _teacher_size(settings, parts)},
-        progress=progress,
-        description=description,
-    )
+    with OpenRun.opened(settings, folder, resume=resume, overwrite=overwrite) as run:
+        if (finished := run.finished()) is not None:
+            return finished
+        config = checked_config(lm_config(settings, run.folder.checkpoints))
+        if parts is None:
+            if settings.data.answers is not None:
+                run.begin()  # they are written into its folder
+            parts = load_parts(settings, run.folder.path / "answers", progress=progress is True and is_main())
+        run.on_data(_fingerprints(parts))
+        if config.teacher_sampling() is not None:
+            run.begin()  # likewise, unless its study keeps it
+            config.teacher_text_folder = None if parts.texts is None else str(parts.texts / settings.method)
+        set_seed(settings.seed)
+        student = parts.student(settings)
+        judge = Judge(settings, parts, config)
+        start = judge.start(student)
+        trainer = _trainer(student, settings, config, parts, run.folder)
+        return run.carry_out(
+            trainer,
+            lambda: _test(trainer, judge, run.folder, start),
+            parameters={"student": size_of(trainer.model), "teacher": _teacher_size(settings, parts)},
+            progress=progress,
+            description=description,
+        )
 
 
 def lm_config(settings: LmRun, output: str | os.PathLike[str]) -> DistillationConfig:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
-from abkd.storage import NoRoomError, atomic_write_json, read_json, writable
+from abkd.storage import NoRoomError, atomic_write_json, read_json, visible, writable
 from abkd.study._records import Column, Comparison, Failure, Planned, Record
 from abkd.study._table import RESULTS, write_reports
 
@@ -41,7 +41,7 @@ def open_folder(
         raise InputError("--resume keeps what is finished and --overwrite removes it: give one of the two")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: expected a folder, found a file; choose another with --output")
-    if path.is_dir() and any(path.iterdir()):
+    if visible(path):
         if not (path / STARTED).is_file():
             raise InputError(f"{path}: holds files that are no comparison; choose another folder with --output")
         if not resume and not overwrite:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from abkd.errors import InputError
+from abkd.storage import visible
 from abkd.study._compare import STARTED, open_folder
 from abkd.study._plan import TEACHER, StudyPlan
 from abkd.study._records import Planned
@@ -43,23 +44,25 @@ def opened(
         inputs: Paths that the study reads, besides those in the settings of its runs.
 
     Raises:
-        InputError: The plan's table would be empty; to resume, a run there has other settings, or a finished one is
-            not in the plan; to overwrite, something that the study reads lies in the folder.
+        InputError: The plan's table would be empty; another process is using the folder; to resume, a run there has
+            other settings, or a finished one is not in the plan; to overwrite, something that the study reads lies in
+            the folder.
         RunExistsError: The folder holds a comparison, and neither `resume` nor `overwrite` was given.
     """
-    from abkd.engine import is_main, join, on_main
+    from abkd.engine import is_main, join, on_main, only_here
 
     if not plan.columns():
         raise InputError("nothing would be measured: give data.validation, data.test or evaluation.sets")
     path = Path(folder)
     join(plan.example.training)
-    kept = on_main(lambda: _open(path, plan, resume, overwrite, inputs))
-    try:
-        yield path
-    finally:
-        if is_main():
-            _remove_unbegun(path, kept)
-            _settle(path)
+    with only_here(path):
+        kept = on_main(lambda: _open(path, plan, resume, overwrite, inputs))
+        try:
+            yield path
+        finally:
+            if is_main():
+                _remove_unbegun(path, kept)
+                _settle(path)
 
 
 def _open(path: Path, plan: StudyPlan[Any], resume: bool, overwrite: bool, inputs: Iterable[str]) -> list[str] | None:
@@ -83,8 +86,8 @@ def _open(path: Path, plan: StudyPlan[Any], resume: bool, overwrite: bool, input
 
 
 def _only_unbegun(path: Path) -> bool:
-    """Whether a folder holds what a study writes before its first run, and nothing else."""
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set[str]()
+    """Whether a folder holds what a study writes before its first run, and nothing else but hidden files."""
+    names = {entry.name for entry in visible(path)}
     return STARTED in names and names <= {*_BEFORE_ANY_RUN}
 
 
@@ -197,6 +200,15 @@ def _settle(path: Path) -> None:
         return
     if any(root.glob("runs/*/*/result.json")):
         shutil.rmtree(aside)
-    elif not begun(root) and (not root.exists() or (root / STARTED).is_file() or not any(root.iterdir())):
+    elif not begun(root) and ((root / STARTED).is_file() or all(_half_written(entry) for entry in _within(root))):
         shutil.rmtree(root, ignore_errors=True)
         aside.rename(root)
+
+
+def _within(path: Path) -> list[Path]:
+    return [*path.iterdir()] if path.is_dir() else []
+
+
+def _half_written(entry: Path) -> bool:
+    """Left by a study that was killed while it wrote its first file."""
+    return entry.name.startswith(f".{STARTED}.") and entry.suffix == ".tmp"
