@@ -113,6 +113,23 @@ def test_dist(batch: Any) -> None:
     torch.testing.assert_close(DIST()(student, teacher, labels), expected, rtol=1e-5, atol=0)
 
 
+def test_dist_adds_its_epsilon_to_the_product_of_the_norms() -> None:
+    """As the published code does; it tells where the probabilities hardly differ."""
+    student, teacher = 1e-4 * torch.randn(2, 4, 5, dtype=torch.float64)
+    loss = DIST(ce_weight=0.0, intra_weight=0.0)(student, teacher, torch.zeros(4).long(), reduction="none")
+    q, p = softmax(student, 4) - 0.2, softmax(teacher, 4) - 0.2
+    correlation = (q * p).sum(1) / (q.norm(dim=1) * p.norm(dim=1) + 1e-8)
+    assert correlation.abs().max() < 0.1
+    torch.testing.assert_close(loss, 16 * 2 * (1 - correlation), rtol=1e-9, atol=0)
+
+
+def test_dist_of_one_image_compares_classes_alone(batch: Any) -> None:
+    student, teacher, labels = (value[:1] for value in batch)
+    loss = DIST()(student, teacher, labels)
+    torch.testing.assert_close(loss, DIST(intra_weight=0.0)(student, teacher, labels), rtol=0, atol=0)
+    assert torch.autograd.grad(loss, student)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method(name: str, batch: Any) -> None:
     student, teacher, labels = batch

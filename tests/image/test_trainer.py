@@ -109,6 +109,18 @@ def test_the_last_incomplete_step_is_a_mean_over_its_own_images(tmp_path):
         torch.testing.assert_close(outcomes[1][name], tensor, rtol=1e-6, atol=1e-9)
 
 
+def test_dist_goes_through_last_batches_of_one_image(tmp_path):
+    run = trainer(
+        tmp_path, method="dist", train=Images(9), validation=Images(5, seed=9), num_train_epochs=1,
+        per_device_train_batch_size=4, per_device_eval_batch_size=4, save_strategy="no",
+    )  # fmt: skip
+    run.train()
+    assert run.state.global_step == 3
+    (loss,) = [line["eval_loss"] for line in run.state.log_history if "eval_loss" in line]
+    assert math.isfinite(loss)
+    assert all(tensor.isfinite().all() for tensor in weights(run).values())
+
+
 def test_a_seed_fixes_everything_and_another_seed_differs(tmp_path):
     outcomes = []
     for index, seed in enumerate((0, 0, 1)):

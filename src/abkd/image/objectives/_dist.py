@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from abkd.errors import InputError
 from abkd.image.objectives._base import Objective
 
 
@@ -19,7 +18,8 @@ class DIST(Objective):
                                                    + intra_weight * mean_k (1 - r(p_.k, q_.k)) )
 
     with r Pearson's correlation and p, q the batch of softened probabilities. The second term is one of the whole
-    batch: a batch must hold at least two images, and splitting it by gradient accumulation changes the loss.
+    batch: splitting it by gradient accumulation changes the loss, and a batch of one image, which has no correlation
+    between images, goes without it.
 
     Args:
         temperature: T, above 0.
@@ -35,15 +35,15 @@ class DIST(Objective):
     intra_weight: float = 2.0
 
     def distillation(self, student: Tensor, teacher: Tensor, labels: Tensor, epoch: float | None) -> Tensor:
-        if len(student) < 2:
-            raise InputError("DIST compares images within a class: expected a batch of at least two, got one")
         q = F.softmax(student / self.temperature, 1)
         p = F.softmax(teacher / self.temperature, 1)
-        inter = 1 - _correlation(q, p)
-        intra = (1 - _correlation(q.T, p.T)).mean()
-        return self.temperature**2 * (self.inter_weight * inter + self.intra_weight * intra)
+        total = self.inter_weight * (1 - _correlation(q, p))
+        if len(student) > 1:
+            total = total + self.intra_weight * (1 - _correlation(q.T, p.T)).mean()
+        return self.temperature**2 * total
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's correlation of each row of `a` with that of `b`; 0 where either is constant."""
-    return F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1, eps=1e-8)
+    """Pearson's correlation of each row of `a` with that of `b`, with the published 1e-8 below; 0 for constant rows."""
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
