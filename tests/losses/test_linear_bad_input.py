@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -79,6 +80,17 @@ def test_a_backend_that_this_device_lacks(monkeypatch: pytest.MonkeyPatch) -> No
         toy().fused(D)
     monkeypatch.setenv("ABKD_BACKEND", "eager")
     toy().fused(D)
+
+
+def test_triton_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "triton" or name.startswith("abkd.losses.tri")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "triton", None)  # an import raises ModuleNotFoundError
+    with pytest.raises(abkd.InputError, match="the package triton is missing"):
+        toy().fused(D, backend="triton")
+    monkeypatch.setenv("ABKD_BACKEND", "triton")
+    with pytest.raises(abkd.InputError, match="the package triton is missing"):
+        toy().fused(D)
 
 
 @pytest.mark.parametrize("tiles", [None, 10])

@@ -12,6 +12,7 @@ import abkd
 from abkd import AlphaBeta
 from abkd.losses import _backend, _compiled
 
+D = AlphaBeta(0.2, 0.7)
 pytestmark = pytest.mark.skipif(
     _compiled.missing_for_compiling(torch.device("cpu")) is not None, reason="needs a C++ compiler"
 )
@@ -59,6 +60,16 @@ def test_a_member_that_decides_by_a_number_is_compiled_for_each_setting() -> Non
         assert_same(t.fused(abkd.Renyi(order), backend="compiled"), t.plain(abkd.Renyi(order)), t.inputs, 3e-5)
 
 
+def test_labels_are_compiled_once() -> None:
+    graphs: list[int] = []
+    for step in range(3):
+        t = toy((10 + step,), dtype=torch.float32)
+        t.options = {"labels": t.labels, "ce_weight": 0.3 + step, "chunk_size": 8}
+        assert_same(t.fused(D, backend="compiled"), t.plain(D), t.inputs, 3e-5)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] == graphs[2]
+
+
 def test_half_precision() -> None:
     t = toy(dtype=torch.bfloat16, bias=False)
     d = abkd.JensenShannon(0.3)
@@ -88,3 +99,18 @@ def test_a_compiler_that_fails_costs_a_warning(
     with caplog.at_level(logging.WARNING, logger="abkd"):
         assert_same(t.fused(AlphaBeta(0.2, 0.7)), t.plain(AlphaBeta(0.2, 0.7)), t.inputs, 1e-10)
     assert caplog.text.count("no compiler today") == 1
+
+
+def test_memory_that_runs_out_is_no_failed_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(_backend, "_WORTH_COMPILING", 1)
+    monkeypatch.setattr(_backend, "_failed", [])
+    monkeypatch.setattr(_compiled, "_numbers_needed", set())
+    monkeypatch.setattr(_compiled, "_call", full)
+    for backend in (None, "compiled"):
+        with pytest.raises(torch.OutOfMemoryError):
+            toy().fused(D, backend=backend)
+    assert not _backend._failed
+    assert not _compiled._numbers_needed

@@ -11,22 +11,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import abkd
-from abkd.losses import SparseTargets
+from abkd.losses import SparseTargets, _backend, _rows, _walk
 
 TOKENS, CLASSES, WIDTH = 64, 600, 8
 
 
 class Largest(TorchDispatchMode):
-    """The most elements of any tensor that comes out of an operation."""
+    """The most elements of any tensor (of this dtype) that comes out of an operation."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.elements = 0
+        self.dtype, self.elements = dtype, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, torch.Tensor) and self.dtype in (None, leaf.dtype):
                 self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
         return result
 
@@ -69,3 +69,26 @@ def test_the_watch_sees_what_it_should(small: Toy) -> None:
     with Largest() as largest:
         small.plain(abkd.ForwardKL(), torch.float32).backward()
     assert largest.elements >= TOKENS * CLASSES
+
+
+@pytest.mark.parametrize("case", ["eager", "fallen back", "sparse"])
+def test_plain_operations_take_a_few_rows_on_every_device(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """A GPU's rows, on the CPU: what is float32 is no block of tokens, whatever the block."""
+    rows, gpu = _rows.rows_in_a_pass, torch.device("cuda")
+    assert rows(152_000, gpu) * 152_000 <= 1 << 24 < (rows(152_000, gpu) + 1) * 152_000
+    assert rows(1 << 25, gpu) == 1
+    monkeypatch.setattr(_rows, "_LOGITS_ON_DEVICE", 3 * CLASSES)
+    monkeypatch.setattr(_rows, "rows_in_a_pass", lambda classes, _: rows(classes, gpu))
+    monkeypatch.setattr(_walk, "rows_at_once", lambda job, _: job.chunk_size)
+    t = toy((TOKENS,), CLASSES, 2, dtype=torch.bfloat16, bias=False)
+    targets: Any = t.hidden_targets()
+    options: dict[str, Any] = {"labels": t.labels, "ce_weight": 0.5, "chunk_size": TOKENS, "backend": "eager"}
+    if case == "fallen back":
+        monkeypatch.setattr(_backend, "_failed", ["no compiler today"])
+        monkeypatch.setattr(_backend, "_choice", lambda *_: ("compiled", "for the test"))
+        options["backend"] = None
+    elif case == "sparse":
+        targets = SparseTargets.from_logits(t.teacher_logits.float(), 4)
+    with Largest(torch.float32) as largest:
+        t.fused(abkd.ForwardKL(), targets, **options)
+    assert largest.elements == 3 * CLASSES

@@ -18,6 +18,8 @@ def type_of(name: str) -> str:
         return "constexpr"
     if name in ("logits", "student", "teacher"):
         return "*bf16"
+    if name == "labels":
+        return "*i32"
     if name in ("rows", "classes") or name.endswith("stride"):
         return "i32"
     return "fp32" if name == "temperature" else "*fp32"

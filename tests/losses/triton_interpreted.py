@@ -40,6 +40,22 @@ for classes, tokens in ((7, 4), (5003, 2)):
                 close(mine, reference, 3e-5)
             agreeing += 1
 
+# A confident student in half precision: the label's share keeps its digits.
+hidden, weight = torch.eye(3, 6).half().requires_grad_(), (11 * torch.eye(40, 6)).half().requires_grad_()
+loss = abkd.linear_divergence_loss(
+    hidden, weight, None, None, labels=torch.arange(3), ce_weight=1.0, kd_weight=0.0, backend="triton"
+)
+slope = torch.softmax((hidden @ weight.T).detach().double(), -1) - torch.eye(3, 40).double()
+assert 1e-4 < float(slope.diagonal().abs().max()) < 1e-3
+close(torch.autograd.grad(loss, weight)[0], slope.T @ hidden.detach().double() / 3, 3e-3)
+
+# Kernels run on the tensors' device, whichever is the current one.
+guarded, device_of = [], torch.cuda.device_of
+torch.cuda.device_of = lambda tensor: (guarded.append(tensor.shape), device_of(tensor))[1]
+toy((3,), 7, 6, torch.float32).fused(ForwardKL(), backend="triton")
+torch.cuda.device_of = device_of
+assert guarded == [(3, 7)]
+
 logits = torch.zeros(3, 7)
 logits[1, 2] = -torch.inf
 t = toy((3,), 7, 6, torch.float32, bias=False)

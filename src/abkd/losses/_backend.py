@@ -14,7 +14,7 @@ from abkd.divergences import Divergence
 from abkd.errors import InputError
 from abkd.losses import _checks
 from abkd.losses._compiled import Rows, compiled_rows, missing_for_compiling
-from abkd.losses._rows import Form, dense_rows
+from abkd.losses._rows import Form, eager_rows
 
 Backend = Literal["auto", "eager", "compiled", "triton"]
 BACKENDS: tuple[Backend, ...] = ("auto", "eager", "compiled", "triton")
@@ -39,19 +39,21 @@ def backend_for(
     if asked == "auto":
         name, reason = _choice(device, tokens * classes)
         _say(name, reason)
-        return name, (_compiled_or_eager if name == "compiled" else dense_rows)
+        return name, (_compiled_or_eager if name == "compiled" else eager_rows)
     if asked == "eager":
-        return asked, dense_rows
+        return asked, eager_rows
     if asked == "compiled":
         missing = missing_for_compiling(device)
         if missing:
             raise InputError(f"backend 'compiled' cannot be had on {device.type!r}: {missing} is missing; use 'eager'")
         return asked, compiled_rows
-    from abkd.losses.triton import missing_for_triton, triton_rows
+    from abkd.losses.triton import missing_for_triton
 
     missing = missing_for_triton(device, divergence)
     if missing:
         raise InputError(f"backend 'triton' cannot be had here: {missing}; use 'compiled' or 'eager'")
+    from abkd.losses.triton._launch import triton_rows
+
     return asked, triton_rows
 
 
@@ -63,6 +65,7 @@ def _compiled_or_eager(
     teacher: Tensor | None,
     kd_weight: Tensor,
     ce_weight: Tensor,
+    labels: Tensor | None,
     scalars: Tensor,
     divergence: Divergence | None,
     form: Form,
@@ -70,11 +73,13 @@ def _compiled_or_eager(
     """Compiled, until the compiler fails once: the choice was not the caller's, and neither is the failure."""
     if not _failed:
         try:
-            return compiled_rows(student, teacher, kd_weight, ce_weight, scalars, divergence, form)
+            return compiled_rows(student, teacher, kd_weight, ce_weight, labels, scalars, divergence, form)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             _failed.append(str(error))
             _log.warning("abkd: compiling failed, so linear_divergence_loss runs eager from here on: %s", error)
-    return dense_rows(student, teacher, kd_weight, ce_weight, scalars, divergence, form)
+    return eager_rows(student, teacher, kd_weight, ce_weight, labels, scalars, divergence, form)
 
 
 def _choice(device: torch.device, logits: int) -> tuple[str, str]:

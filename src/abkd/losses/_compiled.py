@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from abkd.divergences import Divergence
-from abkd.losses._rows import Compared, Form, compare_rows, pull_rows
+from abkd.losses._rows import Compared, Form, compare_rows, log_sum, pull_rows
 
 _log = logging.getLogger("abkd")
 
-Rows = Callable[[Tensor, "Tensor | None", Tensor, Tensor, Tensor, "Divergence | None", Form], tuple[Tensor, Tensor]]
+Rows = Callable[
+    [Tensor, "Tensor | None", Tensor, Tensor, "Tensor | None", Tensor, "Divergence | None", Form], tuple[Tensor, Tensor]
+]
 
 _OPTIONS: dict[str, Any] = {
     "realize_opcount_threshold": 10_000,
@@ -54,6 +56,7 @@ def compiled_rows(
     teacher: Tensor | None,
     kd_weight: Tensor,
     ce_weight: Tensor,
+    labels: Tensor | None,
     scalars: Tensor,
     divergence: Divergence | None,
     form: Form,
@@ -68,8 +71,8 @@ def compiled_rows(
     compared = _compared(layout, student, teacher, scalars, divergence, form)
     if form.gradient:
         other = teacher if form.shared else None
-        _call(layout, pull_rows, (student, other, compared, kd_weight, ce_weight, scalars, form))
-    return compared.values, compared.log_sum.squeeze(-1)
+        _call(layout, pull_rows, (student, other, compared, kd_weight, ce_weight, labels, scalars, form))
+    return compared.values, log_sum(compared)
 
 
 def _compared(
@@ -86,6 +89,8 @@ def _compared(
     key = (*layout, structure(divergence), tuple(tuple(value.shape) for _, value in tensors.tensors()))
     try:
         return _call(key, compare_rows, (student, teacher, scalars, tensors, form))
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError) as error:
         _log.info("abkd: %s is compiled for each setting, since %s", type(divergence).__name__, _first_line(error))
         _numbers_needed.add(type(divergence))

@@ -11,7 +11,7 @@ from torch import Tensor
 from abkd.divergences import Divergence
 from abkd.errors import InfiniteDivergenceError, InputError
 from abkd.losses import _checks
-from abkd.losses._attach import once
+from abkd.losses._attach import once, scaled
 from abkd.losses._checks import describe_token
 from abkd.losses._pair import floored, infinite_classes, log_pair, pull_back
 from abkd.losses._reduce import reduced
@@ -242,7 +242,7 @@ class _Rows(torch.autograd.Function):
         ctx: Any, *outer: Tensor
     ) -> tuple[Tensor, None, None, None, None]:
         gradient, student = ctx.saved_tensors
-        return once(outer[0].unsqueeze(-1).to(gradient.dtype) * gradient, student), None, None, None, None
+        return once(scaled(gradient, outer[0].unsqueeze(-1), gradient.dtype), student), None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, tuple[int, int | None]]:

@@ -75,7 +75,7 @@ def linear_divergence_loss(
     with p and q as in `divergence_loss`. The loss and its gradients in the student's hidden states, weight and bias
     are computed block by block in the forward pass, in four matrix products (three with sparse targets), and
     no tensor of tokens x vocabulary is ever made. The teacher gets no gradient. Gradients of the head are added up in
-    float32.
+    float32, and rounded to its dtype in the backward pass, once they are multiplied by the gradient that comes in.
 
     Args:
         student_hidden: (..., H), the last hidden states; under autocast the products run in autocast's dtype.

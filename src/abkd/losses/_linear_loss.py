@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from abkd.errors import InfiniteDivergenceError, InputError
-from abkd.losses._attach import attached
+from abkd.losses._attach import attached, scaled
 from abkd.losses._checks import describe_token
 from abkd.losses._eager import Reduction, explain_row
 from abkd.losses._reduce import checked_count
@@ -20,6 +20,9 @@ from abkd.losses._sparse import SparseBlock, sparse_rows, what_is_wrong_with_spa
 from abkd.losses._targets import DenseTargets, HiddenTargets, SparseTargets, Targets
 from abkd.losses._tiled import walk_tiles
 from abkd.losses._walk import Adjustment, Job, Student, adjustment, walk
+
+_HEAVIEST = 16.0
+"""The weight of the heaviest token in a float16 walk: slopes of its loss from 4e-9 to 4000 then have a place."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,10 @@ class LinearLoss:
             kd_count, ce_count = kd_count * max(self.job.tokens, 1), self._labelled().clamp(min=1).to(kd_count)
         wants = tuple(torch.is_grad_enabled() and value is not None and value.requires_grad for value in inputs)
         with torch.no_grad(), _no_autocast(inputs.hidden):
-            total, gradients = self._total(inputs, kd_count, ce_count, wants)  # pyright: ignore
-        return attached(total, tuple(inputs), gradients) if any(wants) else total
+            kd_weight, ce_weight = self.kd_weight / kd_count, self.ce_weight / ce_count
+            divergence, cross_entropy, gradients, unit = self.values(inputs, kd_weight, ce_weight, wants)  # pyright: ignore
+            total = (divergence * kd_weight + cross_entropy * ce_weight).sum()
+        return attached(total, tuple(inputs), gradients, unit) if any(wants) else total
 
     def _labelled(self) -> Tensor:
         labels = self.job.labels
@@ -57,36 +62,20 @@ class LinearLoss:
             return self.kd_weight.new_zeros(())
         return ((labels if self.job.index is None else labels[self.job.index]) != -100).sum()
 
-    def _total(
-        self, inputs: Student, kd_count: Tensor, ce_count: Tensor, wants: tuple[bool, bool, bool]
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """The scalar, and its gradients."""
-        kd_weight, ce_weight = self.kd_weight / kd_count, self.ce_weight / ce_count
-        # Half precision has no room for weights of 1 / tokens: there they are multiplied in at the end.
-        late = inputs.hidden.dtype == torch.float16
-        common = torch.maximum(kd_count, ce_count) if late else None
-        divergence, cross_entropy, gradients = self.values(
-            inputs, *((kd_weight, ce_weight) if common is None else (kd_weight * common, ce_weight * common)), wants
-        )
-        if common is not None:
-            gradients = tuple(
-                None if gradient is None else gradient / common.to(gradient.dtype) for gradient in gradients
-            )
-        return (divergence * kd_weight + cross_entropy * ce_weight).sum(), gradients
-
     def values(
         self, inputs: Student, kd_weight: Tensor, ce_weight: Tensor, wants: tuple[bool, bool, bool]
-    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
-        """Divergence and cross-entropy of each of the n tokens, and the gradients of their weighted sum.
+    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...], Tensor]:
+        """Divergence and cross-entropy of each of the n tokens, and the gradients of their weighted sum over a unit.
 
-        One look tells whether everything is finite, after all blocks.
+        The unit, (), comes last. One look tells whether everything is finite, after all blocks.
         """
         steps = walk if self.job.vocab_chunk_size is None else walk_tiles
-        outcome = steps(self.job, inputs, kd_weight, ce_weight, wants)
+        unit = _unit(inputs.hidden.dtype, kd_weight, ce_weight)
+        outcome = steps(self.job, inputs, kd_weight / unit, ce_weight / unit, wants)
         finite = outcome.divergence.isfinite() & outcome.cross_entropy.isfinite()
         if not bool(finite.all()):
             raise self._explanation(inputs, int((~finite).nonzero()[0]))
-        return outcome.divergence, outcome.cross_entropy, outcome.gradients
+        return outcome.divergence, outcome.cross_entropy, outcome.gradients, unit
 
     def _explanation(self, inputs: Student, place: int) -> InputError:
         """Why the value of this one of the n tokens is not finite, by computing it again on its own."""
@@ -129,7 +118,7 @@ class _EachToken(torch.autograd.Function):
         ctx.loss = loss
         ctx.save_for_backward(hidden, weight, bias)
         with _no_autocast(hidden):
-            divergence, cross_entropy, _ = loss.values(
+            divergence, cross_entropy, _, _ = loss.values(
                 Student(hidden, weight, bias), loss.kd_weight, loss.ce_weight, (False, False, False)
             )
         return divergence * loss.kd_weight + cross_entropy * loss.ce_weight
@@ -139,8 +128,18 @@ class _EachToken(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         student, loss, wants = Student(*ctx.saved_tensors), ctx.loss, tuple(ctx.needs_input_grad[1:])
         with _no_autocast(student.hidden):
-            _, _, gradients = loss.values(student, loss.kd_weight * outer[0], loss.ce_weight * outer[0], wants)
-        return None, *gradients
+            _, _, gradients, unit = loss.values(student, loss.kd_weight * outer[0], loss.ce_weight * outer[0], wants)
+        return None, *(
+            None if gradient is None else scaled(gradient, unit, source.dtype)
+            for source, gradient in zip(ctx.saved_tensors, gradients, strict=True)
+        )
+
+
+def _unit(dtype: torch.dtype, kd_weight: Tensor, ce_weight: Tensor) -> Tensor:
+    """What a walk divides weights by, (): float16 has no room for 1 / tokens, nor for a gradient scaler's 65536."""
+    if dtype != torch.float16:
+        return torch.ones((), device="cpu")  # where it can be looked at for nothing
+    return torch.cat([kd_weight, ce_weight, kd_weight.new_full((1,), 1e-30)]).abs().amax() / _HEAVIEST
 
 
 def token_weights_of(

@@ -6,6 +6,7 @@ differs between models is data (`scalars`, the settings of the divergence), what
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ from torch import Tensor
 from abkd.divergences import Divergence
 from abkd.divergences._arithmetic import log1p
 from abkd.losses._pair import Pair, floored, infinite_classes, paired
+
+_LOGITS_ON_CPU = 1 << 16
+_LOGITS_ON_DEVICE = 1 << 24
+"""Logits in one pass of plain operations: on a CPU, what stays in the cache (and in the allocator) between them;
+elsewhere, so that no temporary takes more than 64 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +93,65 @@ class Compared(NamedTuple):
 
     values: Tensor
     """(R,), inf or NaN where something is wrong."""
-    log_sum: Tensor
-    """(R, 1), the log-sum-exp of the student's logits at temperature 1, for the cross-entropy."""
     largest: Tensor
     """(R, 1), of the student's logits that are compared."""
     log: Tensor
     """(R, 1), the log of the sum of the exponentials of what they are less than it, at T."""
+    own: tuple[Tensor, Tensor] | None
+    """Both of all the student's logits at temperature 1, for the cross-entropy; None where they are the same."""
     u: Tensor | None
     """(R, V), the derivative in log q."""
     u_sum: Tensor | None
     """(R, 1)"""
+
+
+def power_of_two(number: int) -> int:
+    """The largest one that is no larger, at least 1."""
+    return 1 << (max(1, number).bit_length() - 1)
+
+
+def rows_in_a_pass(classes: int, device: torch.device) -> int:
+    """Rows that plain operations take at once: on a CPU a power of two up to 256."""
+    if device.type == "cpu":
+        return min(256, power_of_two(_LOGITS_ON_CPU // classes))
+    return max(1, _LOGITS_ON_DEVICE // classes)
+
+
+def passes(logits: Tensor) -> Iterator[slice]:
+    """The rows of (M, V), pass by pass."""
+    rows = rows_in_a_pass(logits.shape[-1], logits.device)
+    for start in range(0, logits.shape[0], rows):
+        yield slice(start, start + rows)
+
+
+def eager_rows(
+    student: Tensor,
+    teacher: Tensor | None,
+    kd_weight: Tensor,
+    ce_weight: Tensor,
+    labels: Tensor | None,
+    scalars: Tensor,
+    divergence: Divergence | None,
+    form: Form,
+) -> tuple[Tensor, Tensor]:
+    """`dense_rows`, on a few rows at a time."""
+    values, log_sums = zip(
+        *(
+            dense_rows(
+                student[part],
+                None if teacher is None else teacher[part],
+                kd_weight[part],
+                ce_weight[part],
+                None if labels is None else labels[part],
+                scalars,
+                None if divergence is None else rows_of_settings(divergence, part),
+                form,
+            )
+            for part in passes(student)
+        ),
+        strict=True,
+    )
+    return torch.cat(values), torch.cat(log_sums)
 
 
 def dense_rows(
@@ -104,6 +159,7 @@ def dense_rows(
     teacher: Tensor | None,
     kd_weight: Tensor,
     ce_weight: Tensor,
+    labels: Tensor | None,
     scalars: Tensor,
     divergence: Divergence | None,
     form: Form,
@@ -111,10 +167,11 @@ def dense_rows(
     """Divergence and log-sum-exp of each row; the student's logits become the gradient where `form` asks for it.
 
     Args:
-        student: (R, V), overwritten by `kd_weight dD/dz + ce_weight softmax(z)` (the labels' share is not in it).
+        student: (R, V), overwritten by `kd_weight dD/dz + ce_weight (softmax(z) - onehot(labels))`.
         teacher: (R, V), or None without distillation.
         kd_weight: (R, 1).
-        ce_weight: (R, 1).
+        ce_weight: (R, 1), 0 without a label.
+        labels: (R, 1), or None without a cross-entropy.
         scalars: (5,), from `scalars_of`.
         divergence: with settings that are numbers, or tensors of shape () or (R, 1).
         form: what to do.
@@ -125,8 +182,14 @@ def dense_rows(
     """
     compared = compare_rows(student, teacher, scalars, divergence, form)
     if form.gradient:
-        pull_rows(student, teacher if form.shared else None, compared, kd_weight, ce_weight, scalars, form)
-    return compared.values, compared.log_sum.squeeze(-1)
+        pull_rows(student, teacher if form.shared else None, compared, kd_weight, ce_weight, labels, scalars, form)
+    return compared.values, log_sum(compared)
+
+
+def log_sum(compared: Compared) -> Tensor:
+    """The log-sum-exp of the student's logits at temperature 1, (R,)."""
+    largest, log = compared.own or (compared.largest, compared.log)
+    return (largest + log).squeeze(-1)
 
 
 def compare_rows(
@@ -136,7 +199,7 @@ def compare_rows(
     z = _student_logits(student, scalars, form)
     if teacher is None or divergence is None:
         largest, _, log = _log_softmax(z, None)
-        return Compared(z.new_zeros(z.shape[0]), largest + log, largest, log, None, None)
+        return Compared(z.new_zeros(z.shape[0]), largest, log, None, None, None)
     z_teacher = adjusted(
         teacher.to(z.dtype),
         scalars[3] if form.teacher_scaled else None,
@@ -145,7 +208,7 @@ def compare_rows(
     own = None
     if form.cross_entropy and (form.tempered or form.shared):
         top, _, log_above = _log_softmax(z, None)
-        own = top + log_above
+        own = top, log_above
     if form.shared:
         excluded = (z == -torch.inf) | (z_teacher == -torch.inf)
         z, z_teacher = (logits.masked_fill(excluded, -torch.inf) for logits in (z, z_teacher))
@@ -159,10 +222,9 @@ def compare_rows(
         u = torch.where(z == -torch.inf, 0.0, u)
     if raised is not None:
         u = torch.where(raised, 0.0, u)
-    log_sum = largest + log if own is None else own
     if not form.gradient:
-        return Compared(values, log_sum, largest, log, None, None)
-    return Compared(values, log_sum, largest, log, u, u.sum(-1, keepdim=True))
+        return Compared(values, largest, log, own, None, None)
+    return Compared(values, largest, log, own, u, u.sum(-1, keepdim=True))
 
 
 def pull_rows(
@@ -171,12 +233,13 @@ def pull_rows(
     compared: Compared,
     kd_weight: Tensor,
     ce_weight: Tensor,
+    labels: Tensor | None,
     scalars: Tensor,
     form: Form,
 ) -> None:
     """The second half of `dense_rows`: the student's logits become the gradient."""
     z = _student_logits(student, scalars, form)
-    gradient = None
+    gradient = torch.zeros_like(z[:, :1])
     if compared.u is not None and compared.u_sum is not None:
         shifted = z - compared.largest
         if teacher is not None:
@@ -185,9 +248,11 @@ def pull_rows(
         gradient = kd_weight * (compared.u - q * compared.u_sum)
         if form.tempered:
             gradient = gradient / scalars[0]
-    if form.cross_entropy or gradient is None:
-        share = ce_weight * torch.exp(z - compared.log_sum)
-        gradient = share if gradient is None else gradient + share
+    if labels is not None:
+        columns = torch.arange(z.shape[-1], dtype=labels.dtype, device=z.device)
+        largest, log = compared.own or (compared.largest, compared.log)
+        # before anything is rounded to half precision, where softmax - 1 would cancel
+        gradient = gradient + ce_weight * (torch.exp((z - largest) - log) - (columns == labels).to(z.dtype))
     slope = adjusted_slope(z, scalars[1] if form.student_scaled else None, scalars[2] if form.student_capped else None)
     student.copy_(gradient if slope is None else gradient * slope)
 

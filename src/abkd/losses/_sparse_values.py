@@ -73,7 +73,7 @@ def _compared(
         slope, one = z.clone(), z.new_ones(z.shape[0], 1)
         how = Form(True, False, wants_gradient, tempered=form.temperature != 1, log_floor=form.log_floor)
         numbers = scalars_of(form.temperature, (None, None), (None, None), z)
-        values, _ = dense_rows(slope, teacher, one, torch.zeros_like(one), numbers, form.divergence, how)
+        values, _ = dense_rows(slope, teacher, one, torch.zeros_like(one), None, numbers, form.divergence, how)
     else:
         values, slope, _ = sparse_rows(z, block, form, wants_gradient)
     if not bool(values.isfinite().all()):

@@ -8,6 +8,7 @@ Shapes: M tokens in a block, C classes in a tile, H width.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,21 +27,27 @@ def walk_tiles(
     divergence, cross_entropy = (kd_weight.new_zeros(job.tokens) for _ in range(2))
     for place, tokens in job.blocks():
         block = _Block(job, student, tokens)
-        log_sums = block.log_sums()
-        divergence[place], u_sum = block.values(log_sums)
+        sums = block.sums()
+        divergence[place], u_sum = block.values(sums)
         if job.labels is not None:
-            label_logits = block.label_logits()
-            labelled = ce_weight[place] != 0
-            cross_entropy[place] = torch.where(labelled, log_sums[2].squeeze(-1) - label_logits, 0.0)
+            cross_entropy[place] = torch.where(ce_weight[place] != 0, (sums.untempered - sums.label).squeeze(-1), 0.0)
         if any(wants):
-            weights = kd_weight[place, None], ce_weight[place, None]
-            for classes, slope in block.slopes(log_sums, u_sum, *weights):
-                collected.add_tile(tokens, block.hidden, slope, classes)
+            slopes = block.slopes(sums, u_sum, kd_weight[place, None], ce_weight[place, None])
+            collected.add_tiles(tokens, block.hidden, slopes)
     return Outcome(divergence, cross_entropy, collected.finished())
 
 
-LogSums = tuple[Tensor, Tensor, Tensor]
-"""Of the student at T, the teacher at T, and the student at 1, each (M, 1)."""
+class _Sums(NamedTuple):
+    """Log-sums, and the label's logit, each (M, 1)."""
+
+    student: Tensor
+    """At T."""
+    teacher: Tensor
+    """At T."""
+    untempered: Tensor
+    """Of the student at 1."""
+    label: Tensor
+    """-inf without a label."""
 
 
 class _Block:
@@ -50,19 +57,22 @@ class _Block:
         self._divergence = job.settings(tokens)
         self._dtype = computed_in(student.hidden)
 
-    def log_sums(self) -> LogSums:
+    def sums(self) -> _Sums:
         """Added up tile by tile."""
         start = self.hidden.new_full((self.hidden.shape[0], 1), -torch.inf, dtype=self._dtype)
-        student, teacher, untempered = start, start, start
-        for _, z, z_teacher in self._tiles():
+        student, teacher, untempered, label = start, start, start, start
+        for classes, z, z_teacher in self._tiles():
             student = torch.logaddexp(student, _log_sum(z / self._job.temperature))
             if z_teacher is not None:
                 teacher = torch.logaddexp(teacher, _log_sum(z_teacher / self._job.temperature))
             if self._job.temperature != 1:
                 untempered = torch.logaddexp(untempered, _log_sum(z))
-        return student, teacher, student if self._job.temperature == 1 else untempered
+            if self._job.labels is not None:
+                place, within = self._labels_in(classes)
+                label = torch.where(within, z.gather(-1, place), label)
+        return _Sums(student, teacher, student if self._job.temperature == 1 else untempered, label)
 
-    def values(self, log_sums: LogSums) -> tuple[Tensor, Tensor]:
+    def values(self, sums: _Sums) -> tuple[Tensor, Tensor]:
         """The divergence of each token (M,), and `sum u` (M, 1)."""
         value = self.hidden.new_zeros(self.hidden.shape[0], dtype=self._dtype)
         u_sum = value.unsqueeze(-1)
@@ -70,46 +80,43 @@ class _Block:
             return value, u_sum
         for _, z, z_teacher in self._tiles():
             assert z_teacher is not None
-            pair = self._pair(z, z_teacher, log_sums)
+            pair = self._pair(z, z_teacher, sums)
             part, u = self._divergence.rows(pair.lp, pair.lq, pair.x)
             infinite = infinite_classes(pair, self._divergence).any(-1)
             value = value + torch.where(infinite, torch.inf, part)
             u_sum = u_sum + torch.where(z == -torch.inf, 0.0, u).sum(-1, keepdim=True)
-        no_class = (log_sums[0] == -torch.inf) | (log_sums[1] == -torch.inf)
+        no_class = (sums.student == -torch.inf) | (sums.teacher == -torch.inf)
         return torch.where(no_class.squeeze(-1), torch.nan, value), u_sum
 
     def slopes(
-        self, log_sums: LogSums, u_sum: Tensor, kd_weight: Tensor, ce_weight: Tensor
+        self, sums: _Sums, u_sum: Tensor, kd_weight: Tensor, ce_weight: Tensor
     ) -> Iterator[tuple[slice, Tensor]]:
         """The gradient in the logits, tile by tile: (M, C)."""
         job = self._job
         for classes, z, z_teacher in self._tiles():
             slope = torch.zeros_like(z)
             if z_teacher is not None and self._divergence is not None:
-                pair = self._pair(z, z_teacher, log_sums)
+                pair = self._pair(z, z_teacher, sums)
                 u = self._divergence.rows(pair.lp, pair.lq, pair.x)[1]
                 u = torch.where(z == -torch.inf, 0.0, u)
                 slope = kd_weight * (u - pair.q * u_sum) / job.temperature
             if job.labels is not None:
-                slope = slope + ce_weight * torch.exp(z - log_sums[2])
-                place = job.labels[self._tokens].unsqueeze(-1) - classes.start
-                within = (place >= 0) & (place < z.shape[-1])
-                slope.scatter_add_(-1, place.clamp(0, z.shape[-1] - 1), torch.where(within, -ce_weight, 0.0))
+                slope = slope + ce_weight * torch.exp(z - sums.untempered)
+                place, within = self._labels_in(classes)
+                slope.scatter_add_(-1, place, torch.where(within, -ce_weight, 0.0))
             factor = adjusted_slope(z, *self._numbers(job.adjustment))
             yield classes, (slope if factor is None else slope * factor).to(self.hidden.dtype)
 
-    def label_logits(self) -> Tensor:
-        """(M,)"""
+    def _labels_in(self, classes: slice) -> tuple[Tensor, Tensor]:
+        """The labels' places in a tile, and whether it holds them, (M, 1)."""
         assert self._job.labels is not None
-        labels = self._job.labels[self._tokens].clamp(min=0)
-        z = (self.hidden.to(self._dtype) * self._student.weight[labels].to(self._dtype)).sum(-1)
-        if self._student.bias is not None:
-            z = z + self._student.bias[labels]
-        return adjusted(z, *self._numbers(self._job.adjustment))
+        place = self._job.labels[self._tokens].unsqueeze(-1) - classes.start
+        width = classes.stop - classes.start
+        return place.clamp(0, width - 1), (place >= 0) & (place < width)
 
-    def _pair(self, z: Tensor, z_teacher: Tensor, log_sums: LogSums) -> Pair:
-        lq, lp = z / self._job.temperature - log_sums[0], z_teacher / self._job.temperature - log_sums[1]
-        return paired(lp, lq, (z_teacher - z) / self._job.temperature - (log_sums[1] - log_sums[0]))
+    def _pair(self, z: Tensor, z_teacher: Tensor, sums: _Sums) -> Pair:
+        lq, lp = z / self._job.temperature - sums.student, z_teacher / self._job.temperature - sums.teacher
+        return paired(lp, lq, (z_teacher - z) / self._job.temperature - (sums.teacher - sums.student))
 
     def _tiles(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """The logits of both models, (M, C), as the heads mean them."""

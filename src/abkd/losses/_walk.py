@@ -7,7 +7,7 @@ cache), and the two products that take the gradient back to hidden states and he
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,13 +16,21 @@ from torch import Tensor
 
 from abkd.divergences import Divergence
 from abkd.losses._compiled import Rows
-from abkd.losses._rows import Form, adjusted, adjusted_slope, computed_in, rows_of_settings, scalars_of
+from abkd.losses._rows import (
+    Form,
+    adjusted,
+    adjusted_slope,
+    computed_in,
+    passes,
+    power_of_two,
+    rows_of_settings,
+    scalars_of,
+)
 from abkd.losses._sparse import SparseBlock, SparseForm, proportional_logits, sparse_rows
 from abkd.losses._targets import DenseTargets, HiddenTargets, SparseTargets, Targets
 
 _COMPILED_LOGITS = 1 << 20
-_EAGER_LOGITS = 1 << 16
-"""Logits in one pointwise pass on a CPU: eager, what stays in the cache (and in the allocator) between operations."""
+"""Logits in one call of compiled code on a CPU."""
 
 _SLICE = 8192
 """Classes in one product of a half-precision head gradient, before it is added up in float32."""
@@ -81,20 +89,14 @@ class Outcome(NamedTuple):
     divergence: Tensor
     cross_entropy: Tensor
     gradients: tuple[Tensor | None, Tensor | None, Tensor | None]
+    """Those of the head in float32 (or float64), as they were added up."""
 
 
 def rows_at_once(job: Job, device: torch.device) -> int:
-    """Rows in one pointwise pass: on a CPU a power of two up to 256, elsewhere the whole block."""
-    if device.type != "cpu":
-        return max(1, min(job.chunk_size, job.tokens))
-    if job.backend == "compiled":
-        return min(256, max(8, _power_of_two(_COMPILED_LOGITS // job.classes)))
-    return min(256, _power_of_two(_EAGER_LOGITS // job.classes))
-
-
-def _power_of_two(number: int) -> int:
-    """The largest one that is no larger, at least 1."""
-    return 1 << (max(1, number).bit_length() - 1)
+    """Rows in one call of the backend: compiled, on a CPU, a power of two up to 256, otherwise the whole block."""
+    if device.type == "cpu" and job.backend == "compiled":
+        return min(256, max(8, power_of_two(_COMPILED_LOGITS // job.classes)))
+    return max(1, min(job.chunk_size, job.tokens))
 
 
 def walk(job: Job, student: Student, kd_weight: Tensor, ce_weight: Tensor, wants: tuple[bool, bool, bool]) -> Outcome:
@@ -124,14 +126,13 @@ class Gradients:
     """The gradients of hidden states, weight and bias, added up block by block in float32 (or float64)."""
 
     def __init__(self, student: Student, classes: int, wants: tuple[bool, bool, bool], dtype: torch.dtype) -> None:
-        self._weight, self._classes = student.weight[:classes], classes
+        self._weight, self._classes, self._dtype = student.weight[:classes], classes, dtype
         for_hidden, for_weight, for_bias = wants
         self._hidden_grad = torch.zeros_like(student.hidden) if for_hidden else None
         self._weight_grad = torch.empty_like(student.weight, dtype=dtype) if for_weight else None
         self._written = False
         bias = student.bias
         self._bias_grad = torch.zeros_like(bias, dtype=dtype) if for_bias and bias is not None else None
-        self._types = student.weight.dtype, None if bias is None else bias.dtype
 
     def add(self, tokens: Tensor | slice, hidden: Tensor, slope: Tensor) -> None:
         """The share of a block: its hidden states (M, H), and the gradient in its logits (M, V)."""
@@ -147,35 +148,46 @@ class Gradients:
             else:
                 for start in range(0, self._classes, _SLICE):
                     stop = min(start + _SLICE, self._classes)
-                    share = torch.mm(slope[:, start:stop].t(), hidden)
+                    share = _product(slope[:, start:stop].t(), hidden)
                     part = self._weight_grad[start:stop]
                     _ = part.add_(share) if self._written else part.copy_(share)
             self._written = True
         if self._bias_grad is not None:
             self._bias_grad[: self._classes] += slope.sum(0, dtype=self._bias_grad.dtype)
 
-    def add_tile(self, tokens: Tensor | slice, hidden: Tensor, slope: Tensor, classes: slice) -> None:
-        """The share of a tile: its hidden states (M, H), and the gradient in its logits (M, C)."""
+    def add_tiles(self, tokens: Tensor | slice, hidden: Tensor, slopes: Iterable[tuple[slice, Tensor]]) -> None:
+        """The share of a block: its hidden states (M, H), and the gradient in its logits, tile by tile (M, C)."""
+        at_hidden = torch.zeros_like(hidden, dtype=self._dtype)
+        for classes, slope in slopes:
+            if self._hidden_grad is not None:
+                at_hidden += torch.mm(slope, self._weight[classes])
+            if self._weight_grad is not None:
+                if not self._written:
+                    self._weight_grad.zero_()
+                    self._written = True
+                self._weight_grad[classes] += _product(slope.t(), hidden)
+            if self._bias_grad is not None:
+                self._bias_grad[classes] += slope.sum(0, dtype=self._bias_grad.dtype)
         if self._hidden_grad is not None:
-            self._hidden_grad[tokens] += torch.mm(slope, self._weight[classes])
-        if self._weight_grad is not None:
-            if not self._written:
-                self._weight_grad.zero_()
-                self._written = True
-            self._weight_grad[classes] += torch.mm(slope.t(), hidden)
-        if self._bias_grad is not None:
-            self._bias_grad[classes] += slope.sum(0, dtype=self._bias_grad.dtype)
+            self._hidden_grad[tokens] = at_hidden.to(hidden.dtype)
 
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """In the dtypes of the tensors they belong to."""
-        weight, bias = self._weight_grad, self._bias_grad
-        if weight is not None:
-            weight[self._classes if self._written else 0 :] = 0
-        return (
-            self._hidden_grad,
-            None if weight is None else weight.to(self._types[0]),
-            None if bias is None else bias.to(self._types[1]),
-        )
+        """Of hidden states, weight and bias."""
+        if self._weight_grad is not None:
+            self._weight_grad[self._classes if self._written else 0 :] = 0
+        return self._hidden_grad, self._weight_grad, self._bias_grad
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """`a b`; of float16 in float32, since a sum over tokens may exceed 65504."""
+    if a.dtype != torch.float16:
+        return torch.mm(a, b)
+    return torch.mm(a, b, out_dtype=torch.float32) if _widens(a.device) else torch.mm(a.float(), b.float())
+
+
+def _widens(device: torch.device) -> bool:
+    """Whether products of half precision can be had in float32: on NVIDIA's devices from torch 2.8 on."""
+    return device.type == "cuda" and torch.version.hip is None and hasattr(torch.ops.aten.mm, "dtype")
 
 
 class _Pointwise:
@@ -235,33 +247,25 @@ class _Pointwise:
         """Divergence and cross-entropy of each row (M,); the logits become the gradient in them."""
         labels = None if self._job.labels is None else self._job.labels[tokens].clamp(min=0).unsqueeze(-1)
         label_logits = None if labels is None else logits.gather(-1, labels).to(self._dtype)
-        if self._sparse is not None and self._teacher is None:
-            values, log_sum = self._sparse_run(logits, tokens, kd_weight, ce_weight)
-        else:
-            values, log_sum = self._dense_run(logits, tokens, kd_weight, ce_weight)
-        if labels is None or label_logits is None:
+        run = self._sparse_run if self._sparse is not None and self._teacher is None else self._dense_run
+        values, log_sum = run(logits, tokens, kd_weight, ce_weight, labels)
+        if label_logits is None:
             return values, torch.zeros_like(values)
-        z = adjusted(label_logits, *self._adjustment)
-        if self._gradient:
-            slope = adjusted_slope(z, *self._adjustment)
-            share = -ce_weight if slope is None else -ce_weight * slope
-            logits.scatter_add_(-1, labels, share.to(logits.dtype))
-        return values, torch.where(ce_weight.squeeze(-1) != 0, log_sum - z.squeeze(-1), 0.0)
+        z = adjusted(label_logits, *self._adjustment).squeeze(-1)
+        return values, torch.where(ce_weight.squeeze(-1) != 0, log_sum - z, 0.0)
 
     def _dense_run(
-        self, logits: Tensor, tokens: Tensor | slice, kd_weight: Tensor, ce_weight: Tensor
+        self, logits: Tensor, tokens: Tensor | slice, kd_weight: Tensor, ce_weight: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         count = logits.shape[0]
         teacher = self._teacher_logits(tokens, logits)
         values, log_sums = (kd_weight.new_empty(self._capacity) for _ in range(2))
-        divergence = self._job.settings(tokens)
+        divergence, labels = self._job.settings(tokens), None if labels is None else labels.int()
         whole = self._job.backend == "compiled"  # always the same number of rows, or it would be compiled again
         if whole:
-            self._student[count:], kd_weight, ce_weight = (
-                0,
-                _padded(kd_weight, self._capacity),
-                _padded(ce_weight, self._capacity),
-            )
+            self._student[count:] = 0
+            kd_weight, ce_weight = _padded(kd_weight, self._capacity), _padded(ce_weight, self._capacity)
+            labels = None if labels is None else _padded(labels, self._capacity)
             divergence = _padded_settings(divergence, count, self._capacity)
             if teacher is not None:
                 teacher[count:] = 0
@@ -272,6 +276,7 @@ class _Pointwise:
                 None if teacher is None else teacher[part],
                 kd_weight[part],
                 ce_weight[part],
+                None if labels is None else labels[part],
                 self._scalars,
                 None if divergence is None else rows_of_settings(divergence, part),
                 self._form,
@@ -296,32 +301,31 @@ class _Pointwise:
             block.copy_(self._dense.logits[tokens][:, : self._job.classes])
         elif self._sparse is not None:
             targets = SparseBlock.of(self._sparse, tokens, self._dtype)
-            for start in range(0, logits.shape[0], self._rows):
-                part = slice(start, start + self._rows)
+            for part in passes(logits):
                 z = adjusted(logits[part].to(self._dtype), *self._adjustment)
                 block[part] = proportional_logits(z, targets.part(part), self._job.temperature)
         return buffer
 
     def _sparse_run(
-        self, logits: Tensor, tokens: Tensor | slice, kd_weight: Tensor, ce_weight: Tensor
+        self, logits: Tensor, tokens: Tensor | slice, kd_weight: Tensor, ce_weight: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         assert self._sparse is not None
         assert self._job.sparse is not None
         targets = SparseBlock.of(self._sparse, tokens, self._dtype)
         divergence = self._job.settings(tokens)
         values, log_sums = (kd_weight.new_zeros(logits.shape[0]) for _ in range(2))
-        for start in range(0, logits.shape[0], self._rows):
-            part = slice(start, start + self._rows)
+        for part in passes(logits):
             z = adjusted(logits[part].to(self._dtype), *self._adjustment)
             form = self._job.sparse.using(None if divergence is None else rows_of_settings(divergence, part))
             result = sparse_rows(z, targets.part(part), form, self._gradient)
             values[part] = result.values
-            if self._form.cross_entropy:
+            if labels is not None:
                 log_sums[part] = torch.logsumexp(z, -1)
             if result.gradient is not None:
                 gradient = result.gradient.mul_(kd_weight[part])
-                if self._form.cross_entropy:
-                    gradient += torch.exp(z - log_sums[part, None]).mul_(ce_weight[part])
+                if labels is not None:
+                    gradient += torch.softmax(z, -1).mul_(ce_weight[part])
+                    gradient.scatter_add_(-1, labels[part], -ce_weight[part])
                 slope = adjusted_slope(z, *self._adjustment)
                 logits[part] = gradient if slope is None else gradient.mul_(slope)
         return values, log_sums

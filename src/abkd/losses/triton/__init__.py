@@ -1,7 +1,7 @@
 """The pointwise part of the fused losses as Triton kernels, for CUDA and ROCm devices.
 
 One kernel a file: the statistics of the logits, the values with `sum u`, and the gradient, in place. Each program walks
-over one row. Imported only when asked for, so that a machine without Triton never sees it.
+over one row. `_launch` is imported only when asked for and there, so that a machine without Triton never sees it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from abkd.divergences import (
     SkewForwardKL,
     SkewReverseKL,
 )
-from abkd.losses.triton._launch import triton_rows
 
-__all__ = ["KERNELS", "missing_for_triton", "triton_rows"]
+__all__ = ["KERNELS", "missing_for_triton"]
 
 KERNELS: tuple[type[Divergence], ...] = (
     AlphaBeta,

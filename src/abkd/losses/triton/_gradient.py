@@ -23,7 +23,8 @@ def gradient_kernel(
     u_sum,
     kd_weight,
     ce_weight,
-    log_sum,
+    labels,
+    own,
     temperature,
     classes,
     MIXTURE: tl.constexpr,
@@ -31,7 +32,10 @@ def gradient_kernel(
     CROSS_ENTROPY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """student (R, V) becomes `kd_weight (u - q u_sum) / T + ce_weight exp(z - log_sum)`."""
+    """student (R, V) becomes `kd_weight (u - q u_sum) / T + ce_weight (softmax(z) - onehot(labels))`.
+
+    own (2 or more, R) has the statistics at temperature 1.
+    """
     row = tl.program_id(0).to(tl.int64)
     z_start, t_start = student + row * student_stride, teacher + row * teacher_stride
     columns = tl.arange(0, BLOCK)
@@ -51,5 +55,6 @@ def gradient_kernel(
             u = tl.where(z == float("-inf"), 0.0, u)
             slope = tl.load(kd_weight + row) * (u - q * tl.load(u_sum + row)) / temperature
         if CROSS_ENTROPY:
-            slope += tl.load(ce_weight + row) * tl.exp(z - tl.load(log_sum + row))
+            softmax = tl.exp((z - tl.load(own + row)) - tl.load(own + rows + row))
+            slope += tl.load(ce_weight + row) * (softmax - tl.where(at == tl.load(labels + row), 1.0, 0.0))
         tl.store(z_start + at, slope.to(student.dtype.element_ty), mask=inside)

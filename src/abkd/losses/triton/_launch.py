@@ -21,6 +21,7 @@ def triton_rows(
     teacher: Tensor | None,
     kd_weight: Tensor,
     ce_weight: Tensor,
+    labels: Tensor | None,
     scalars: Tensor,
     divergence: Divergence | None,
     form: Form,
@@ -41,9 +42,10 @@ def triton_rows(
             scalars[3] if form.teacher_scaled else None,
             scalars[4] if form.teacher_capped else None,
         )
-    values, log_sum = _run(
-        z, teacher, kd_weight, ce_weight, float(scalars[0]) if form.tempered else 1.0, divergence, form
-    )
+    with torch.cuda.device_of(z):  # kernels run on the current device
+        values, log_sum = _run(
+            z, teacher, kd_weight, ce_weight, labels, float(scalars[0]) if form.tempered else 1.0, divergence, form
+        )
     if form.gradient and slope is not None:
         student.copy_(z * slope)
     return values, log_sum
@@ -54,6 +56,7 @@ def _run(
     teacher: Tensor | None,
     kd_weight: Tensor,
     ce_weight: Tensor,
+    labels: Tensor | None,
     temperature: float,
     divergence: Divergence | None,
     form: Form,
@@ -64,31 +67,30 @@ def _run(
     statistics = torch.empty(4, rows, dtype=torch.float32, device=z.device)
     values, u_sum = torch.zeros(2, rows, dtype=torch.float32, device=z.device).unbind(0)
     distillation = teacher is not None and divergence is not None
-    own = z if teacher is None else teacher
+    other = z if teacher is None else teacher
     statistics_kernel[grid](z, z.stride(0), statistics[0], statistics[1], temperature, classes, BLOCK=block)
     mixture, table, allows = (False, statistics, statistics)
     stride = 0
     if teacher is not None and divergence is not None:
         mixture, table, allows = table_of(divergence, rows, z.device)
         stride = table.stride(0) if table.shape[0] > 1 else 0
-        statistics_kernel[grid](own, own.stride(0), statistics[2], statistics[3], temperature, classes, BLOCK=block)
+        statistics_kernel[grid](other, other.stride(0), statistics[2], statistics[3], temperature, classes, BLOCK=block)
         values_kernel[grid](
-            z, own, z.stride(0), own.stride(0), statistics, rows, table, stride, allows, values, u_sum,
+            z, other, z.stride(0), other.stride(0), statistics, rows, table, stride, allows, values, u_sum,
             temperature, classes, MIXTURE=mixture, BLOCK=block,
         )  # fmt: skip
-    log_sum = statistics[0] + statistics[1]
+    own = statistics
     if form.cross_entropy and temperature != 1:
-        untempered = torch.empty_like(statistics[:2])
-        statistics_kernel[grid](z, z.stride(0), untempered[0], untempered[1], 1.0, classes, BLOCK=block)
-        log_sum = untempered[0] + untempered[1]
+        own = torch.empty_like(statistics[:2])
+        statistics_kernel[grid](z, z.stride(0), own[0], own[1], 1.0, classes, BLOCK=block)
     if form.gradient:
         gradient_kernel[grid](
-            z, own, z.stride(0), own.stride(0), statistics, rows, table, stride, u_sum,
-            kd_weight.float().contiguous(), ce_weight.float().contiguous(), log_sum, temperature, classes,
-            MIXTURE=mixture, DISTILLATION=distillation, CROSS_ENTROPY=form.cross_entropy or not distillation,
-            BLOCK=block,
+            z, other, z.stride(0), other.stride(0), statistics, rows, table, stride, u_sum,
+            kd_weight.float().contiguous(), ce_weight.float().contiguous(),
+            statistics if labels is None else labels.contiguous(), own, temperature, classes,
+            MIXTURE=mixture, DISTILLATION=distillation, CROSS_ENTROPY=labels is not None, BLOCK=block,
         )  # fmt: skip
-    return values, log_sum
+    return values, own[0] + own[1]
 
 
 def table_of(divergence: Divergence, rows: int, device: torch.device) -> tuple[bool, Tensor, Tensor]:
