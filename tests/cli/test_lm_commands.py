@@ -77,6 +77,42 @@ def test_from_recipe_to_evaluated_student(run: Any, home: Path) -> None:
     assert "ROUGE-L" in out
 
 
+def test_a_table_never_mixes_runs_of_different_data(run: Any, home: Path, models: Path) -> None:
+    Path("tested.jsonl").write_text(json.dumps({"prompt": "say", "completion": "it"}))
+    words = ("evaluation={sets: [tested.jsonl], seeds: [1], max_new_tokens: 2, samples: 0}", "-q")
+    code, _, err = run("compare", "r.yaml", *words, "--methods", "kd")
+    assert code == 0, err
+    again = ("compare", "r.yaml", *words, "--methods", "kd,sft", "--resume")
+    rows = Path("rows.jsonl").read_text()
+    more = json.dumps({"prompt": "say", "completion": "it is"})
+
+    def refused(part: str, *command: str) -> None:
+        code, _, err = run(*command)
+        assert code == 2, err
+        assert f"out/runs/kd/seed-1: {part}" in err
+        assert not Path("out/runs/sft").exists()
+
+    Path("rows.jsonl").write_text(f"{rows}\n{more}")
+    refused("is finished, and the test and train and validation data has changed", *again)
+    refused("the test data has changed since the run", "eval", "out")
+    Path("rows.jsonl").write_text(rows)
+    tested = Path("tested.jsonl").read_text()
+    Path("tested.jsonl").write_text(f"{tested}\n{more}")
+    refused("is finished, and the test set tested has changed", *again)
+    Path("tested.jsonl").write_text(tested)
+    Path("teacher").unlink()
+    tiny_llama(len(byte_tokenizer()), 1).save_pretrained("teacher")
+    byte_tokenizer().save_pretrained("teacher")
+    refused("is finished, and the teacher has changed", *again)
+    refused("the teacher has changed since the run", "eval", "out")
+    old = json.loads(Path("out/runs/kd/seed-1/data.json").read_text())  # as older versions wrote it
+    Path("out/runs/kd/seed-1/data.json").write_text(json.dumps({key: old[key] for key in ("train", "validation")}))
+    code, _, err = run(*again)
+    assert code == 0, err
+    assert set(json.loads(Path("out/runs/sft/seed-1/data.json").read_text())) == {*old}
+    assert {*old} == {"train", "validation", "test", "teacher", "test set tested"}
+
+
 def test_a_study_that_trains_its_teacher_moves_with_it(run: Any, home: Path) -> None:
     words = ("teacher.training={num_train_epochs: 1, max_length: 64, use_cpu: true}", "data.validation=null")
     code, _, err = run("train", "r.yaml", *words)

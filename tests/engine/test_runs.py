@@ -97,6 +97,21 @@ def test_data_that_changed_since_are_refused(tmp_path: Path) -> None:
     assert RunFolder(tmp_path / "run").data() == {"train": "c"}
 
 
+def test_a_teacher_that_changed_since_is_refused_where_it_was_noted(tmp_path: Path) -> None:
+    run = OpenRun.check(Settings(), tmp_path / "run", resume=False, overwrite=False)
+    run.on_data({"train": "a"})
+    run.begin()
+    again = OpenRun.check(Settings(), tmp_path / "run", resume=True, overwrite=False)
+    again.on_data({"train": "a", "teacher": "t", "test set dolly": "d"})
+    with pytest.raises(InputError, match="the validation data has changed since the run was started"):
+        again.on_data({"train": "a", "validation": "b"})
+    again.on_data({"train": "a", "teacher": "t", "test set dolly": "d"})
+    again.begin()
+    said = "the train data and the teacher and the test set dolly has changed"
+    with pytest.raises(InputError, match=said):
+        again.on_data({"train": "c", "teacher": "u", "test set dolly": "e"})
+
+
 def test_another_process_is_kept_from_a_run(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a"
     opens = f"""

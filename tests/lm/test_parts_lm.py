@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,27 @@ import lm_toys
 import pytest
 
 from abkd.engine import RunFolder
-from abkd.errors import InputError
-from abkd.lm import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher, load_parts, load_rows
+from abkd.errors import CorruptFileError, InputError
+from abkd.lm import (
+    LmData,
+    LmEvaluation,
+    LmRun,
+    LmStudent,
+    LmTeacher,
+    load_model,
+    load_parts,
+    load_rows,
+    run_lm,
+)
 from abkd.lm._adapters import config_of
 from abkd.lm._rows import tell_rows
 from abkd.lm.data import load_instructions
 from abkd.lm.evaluation import Decoding, evaluate
+from abkd.storage import staged_folder
 from abkd.study import evaluate_texts
 from abkd.study._evaluate_lm import template_of
 
+SHORT = {"num_train_epochs": 1, "per_device_train_batch_size": 2, "use_cpu": True, "gradient_checkpointing": False}
 LONG = " ".join(lm_toys.sentences()[:6])
 
 
@@ -181,3 +194,28 @@ def test_a_runs_template_is_the_default_of_its_texts(tmp_path: Path, settings: L
     RunFolder.create(tmp_path / "run", run.to_dict())
     assert template_of(tmp_path / "run") == "chat"
     assert template_of(tmp_path) == "alpaca"
+
+
+def test_a_model_that_this_library_wrote_is_checked_when_it_is_loaded(student_folder: Path, tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "best") as folder:
+        shutil.copytree(student_folder, folder, dirs_exist_ok=True)
+    load_model(tmp_path / "best")
+    file = tmp_path / "best" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"best/model\.safetensors: its content has changed"):
+        load_model(tmp_path / "best")
+    (tmp_path / "best" / "manifest.json").write_text('{"name": "of another program"}')
+    load_model(tmp_path / "best")
+
+
+def test_the_teacher_answers_dialogues(settings: LmRun, tmp_path: Path) -> None:
+    file = write(tmp_path / "chat.jsonl", lm_toys.dialogues(8).to_list())
+    data = LmData(file, validation=2, test=2, template="chat", answers={"max_new_tokens": 4})
+    run = replace(settings, data=data, evaluation=LmEvaluation(samples=1, sample_tokens=2), training=SHORT)
+    result = run_lm(run, tmp_path / "run", progress=False)
+    assert result.metrics["test"]["best"]["forward_kl"] > 0
+    rows = load_parts(run, tmp_path / "run" / "answers", progress=False).train
+    assert [turn["role"] for turn in rows[0]["prompt"]] == ["user", "assistant", "user"]
+    assert rows[0]["completion"][0]["role"] == "assistant"

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from abkd.errors import CorruptFileError, InputError
-from abkd.storage import MANIFEST_NAME, newest_complete, sha256_of, verify_manifest, write_manifest
+from abkd.storage import MANIFEST_NAME, has_manifest, newest_complete, sha256_of, verify_manifest, write_manifest
 
 
 @pytest.fixture
@@ -89,3 +89,14 @@ def test_newest_complete_goes_by_number_and_passes_over_the_damaged(tmp_path):
     (tmp_path / "checkpoint-10" / "w").write_bytes(b"Weights")
     assert newest_complete(tmp_path).name == "checkpoint-9"
     assert newest_complete(tmp_path, prefix="other-") is None
+
+
+def test_another_programs_file_of_that_name_is_no_manifest(tmp_path):
+    assert not has_manifest(tmp_path)
+    for text in ("[]", '{"name": "an app", "files": []}'):
+        (tmp_path / "manifest.json").write_text(text)
+        assert not has_manifest(tmp_path)
+    write_manifest(tmp_path)
+    assert has_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": 1')
+    assert has_manifest(tmp_path)

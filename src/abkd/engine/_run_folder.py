@@ -17,6 +17,7 @@ RUN_FILE = "run.json"
 DATA_FILE = "data.json"
 _ENVIRONMENT = "environment.json"
 _CHECKPOINTS = "checkpoints"
+_SPLITS = ("train", "validation", "test", "pretrain")
 _FILES = (DATA_FILE, _ENVIRONMENT, "metrics.jsonl", "samples.json", "result.json")
 _FOLDERS = (_CHECKPOINTS, "answers", "teacher_text", "best", "last", "evaluation")
 
@@ -25,7 +26,7 @@ _FOLDERS = (_CHECKPOINTS, "answers", "teacher_text", "best", "last", "evaluation
 class RunFolder:
     """The folder of one run.
 
-    `run.json` holds the settings, `data.json` fingerprints of its rows or images, `environment.json` versions and
+    `run.json` holds the settings, `data.json` fingerprints of its data and teacher, `environment.json` versions and
     machine, `metrics.jsonl` one line a logged step, `checkpoints/` what a resumed run starts from, `best/` and `last/`
     the models, and `result.json`, written last, what was measured. A language run may also leave `answers/` and
     `teacher_text/` (the teacher's, trained on), `evaluation/` (texts of the test sets) and `samples.json` (a few texts
@@ -133,12 +134,28 @@ class RunFolder:
             raise CorruptFileError(f"{error}; {self._again()}") from error
 
     def data(self) -> dict[str, str]:
-        """Fingerprints of the rows that the run was started with; empty where none were kept."""
+        """Fingerprints of what the run was started with; empty where none were kept."""
         file = self.path / DATA_FILE
         return cast("dict[str, str]", read_json(file)) if file.is_file() else {}
 
+    def changed(self, fingerprints: Mapping[str, str], *, whole: bool = False) -> str:
+        """What is not as the run was started with, in words; "" where nothing is, or nothing was noted of it then.
+
+        Args:
+            fingerprints: of the splits and the models, as in `write_data`.
+            whole: they are all that there are now, so that a split which one of the two lacks has changed as well.
+        """
+        before = self.data()
+        names = {name for name in before if name in fingerprints}
+        if whole and before:
+            names |= {name for name in {*before, *fingerprints} if name in _SPLITS}
+        differing = sorted(name for name in names if before.get(name) != fingerprints.get(name))
+        splits = [name for name in differing if name in _SPLITS]
+        words = [f"the {' and '.join(splits)} data"] if splits else []
+        return " and ".join([*words, *(f"the {name}" for name in differing if name not in _SPLITS)])
+
     def write_data(self, fingerprints: Mapping[str, str]) -> None:
-        """Keep fingerprints of the rows."""
+        """Keep fingerprints: of splits by their names, and of anything else by what a message is to call it."""
         atomic_write_json(self.path / DATA_FILE, dict(fingerprints))
 
     def check_models(self) -> None:

@@ -108,17 +108,19 @@ class OpenRun:
         return result
 
     def on_data(self, fingerprints: Mapping[str, str]) -> None:
-        """Keep fingerprints of the run's data by split, and compare them with those that it was started with.
+        """Keep fingerprints of the run's data and teacher, and compare them with those that it was started with.
+
+        Args:
+            fingerprints: as for `RunFolder.write_data`.
 
         Raises:
-            InputError: the data of the run to resume has changed.
+            InputError: what the run to resume was started with has changed.
         """
-        before = self.folder.data() if self.resume else {}
-        changed = [name for name in sorted({*before, *fingerprints}) if before.get(name) != fingerprints.get(name)]
-        if before and changed:
+        changed = self.folder.changed(fingerprints, whole=True) if self.resume else ""
+        if changed:
             raise InputError(
-                f"{self.folder.path}: cannot resume, the {' and '.join(changed)} data has changed since the run was "
-                "started: restore it, or start anew with --overwrite or in another folder"
+                f"{self.folder.path}: cannot resume, {changed} has changed since the run was started: restore it, or "
+                "start anew with --overwrite or in another folder"
             )
         self._data = dict(fingerprints)
         if self._begun:

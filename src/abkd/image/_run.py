@@ -66,11 +66,11 @@ def run_image(
             return finished
         set_seed(settings.seed)
         data = _load_data(settings.data) if data is None else data
-        run.on_data(_fingerprints(data))
         config = _config(settings, run.folder, has_validation=_has_samples(data.validation))
         config.objective()
         if teacher is None and settings.teacher is not None:
             teacher = load_teacher(settings.teacher, data)
+        run.on_data(fingerprints_of(data, teacher))
         teacher = _prepared(teacher, settings, data, config)
         set_seed(settings.seed)  # the student's first weights do not depend on what was loaded before
         student = load_student(settings.student, data)
@@ -90,12 +90,13 @@ def _load_data(choice: DataChoice) -> ImageData:
     return load_data(choice.name, **choice.options)
 
 
-def _fingerprints(data: ImageData) -> dict[str, str]:
-    """Of each split that has one; a data set of the caller's own class has none."""
+def fingerprints_of(data: ImageData, teacher: Teacher | None) -> dict[str, str]:
+    """Of the teacher, and of each split that has one; a data set of the caller's own class has none."""
     from abkd.image.data import ImageDataset
 
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    return {name: split.fingerprint() for name, split in splits.items() if isinstance(split, ImageDataset)}
+    found = {name: split.fingerprint() for name, split in splits.items() if isinstance(split, ImageDataset)}
+    return found if teacher is None else {**found, "teacher": teacher.fingerprint}
 
 
 def _config(settings: ImageRun, run: RunFolder, *, has_validation: bool) -> DistillationConfig:

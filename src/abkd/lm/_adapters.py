@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from abkd.errors import InputError, needed
+from abkd.storage import has_manifest, verify_manifest
 
 
 def load_model(
@@ -30,8 +31,12 @@ def load_model(
 
     Raises:
         InputError: nothing to load there, or an adapter that does not fit the model.
+        CorruptFileError: a folder that this library wrote has changed since.
         MissingPackageError: `peft` is not installed and there is an adapter.
     """
+    for place in (name, adapter):
+        if place is not None and has_manifest(place):
+            verify_manifest(place)
     if adapter is None and (Path(name) / "adapter_config.json").is_file():
         adapter, name = name, _base_of(name)
     with needed("transformers", "lm"):

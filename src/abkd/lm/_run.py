@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -72,7 +70,7 @@ def run_lm(
             if settings.data.answers is not None:
                 run.begin()  # they are written into its folder
             parts = load_parts(settings, run.folder.path / "answers", progress=progress is True and is_main())
-        run.on_data(_fingerprints(parts))
+        run.on_data(parts.fingerprints())
         if config.teacher_sampling() is not None:
             run.begin()  # likewise, unless its study keeps it
             config.teacher_text_folder = None if parts.texts is None else str(parts.texts / settings.method)
@@ -128,19 +126,6 @@ def lm_config(settings: LmRun, output: str | os.PathLike[str]) -> DistillationCo
     }
     own = {key: value for key, value in settings.loss.items() if key not in WEIGHTS}
     return DistillationConfig.from_settings(training, **fixed, method_settings=own or None)
-
-
-def _fingerprints(parts: LmParts) -> dict[str, str]:
-    """SHA-256 over the rows of each split, which is the same wherever they were read from."""
-    splits = {"train": parts.train, "validation": parts.validation, "test": parts.test, "pretrain": parts.pretrain}
-    found: dict[str, str] = {}
-    for name, rows in splits.items():
-        if rows is not None:
-            digest = hashlib.sha256()
-            for row in rows:
-                digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
-            found[name] = digest.hexdigest()
-    return found
 
 
 def _trainer(

@@ -20,7 +20,14 @@ from abkd.storage._atomic import (
     writable,
 )
 from abkd.storage._lock import locked
-from abkd.storage._manifest import MANIFEST_NAME, newest_complete, sha256_of, verify_manifest, write_manifest
+from abkd.storage._manifest import (
+    MANIFEST_NAME,
+    has_manifest,
+    newest_complete,
+    sha256_of,
+    verify_manifest,
+    write_manifest,
+)
 from abkd.storage._room import NoRoomError, is_full, room_in
 
 __all__ = [
@@ -30,6 +37,7 @@ __all__ = [
     "atomic_write_bytes",
     "atomic_write_json",
     "atomic_write_text",
+    "has_manifest",
     "is_full",
     "locked",
     "newest_complete",

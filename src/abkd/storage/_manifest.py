@@ -73,6 +73,18 @@ def verify_manifest(folder: str | os.PathLike[str]) -> None:
             )
 
 
+def has_manifest(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder has a manifest of `write_manifest`, and not another program's file of that name."""
+    path = Path(folder) / MANIFEST_NAME
+    if not path.is_file():
+        return False
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return True  # damaged: `verify_manifest` says so
+    return isinstance(found, dict) and {"format", "checksum", "files"} <= {*cast("dict[str, Any]", found)}
+
+
 def newest_complete(folder: str | os.PathLike[str], prefix: str = "checkpoint-") -> Path | None:
     """The sub-folder `prefix` + number of the highest number whose manifest holds; None if there is none.
 

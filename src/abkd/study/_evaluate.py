@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from abkd.errors import InputError, nearest
 from abkd.study._bar import PlanBar
-from abkd.study._evaluate_lm import evaluate_lm_run
+from abkd.study._evaluate_lm import check_data, evaluate_lm_run
 from abkd.study._plan import Newest
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def evaluate_folder(
         Metrics by run, named by its path below `folder` (or by the folder's name if it is the run itself).
 
     Raises:
-        InputError: No finished run, or another `which`.
+        InputError: No finished run, another `which`, or data or a teacher that have changed since.
         CorruptFileError: Weights that do not match their checksum.
     """
     from abkd.engine import RunFolder
@@ -58,17 +58,20 @@ def evaluate_folder(
             if settings.get("task") == "lm":
                 results[name] = evaluate_lm_run(settings, run, which, parts)
             else:
-                results[name] = _evaluate(settings, run / which, data)
+                results[name] = _evaluate(settings, run, which, data)
             if told is not None:
                 told(1.0, "")
     return results
 
 
-def _evaluate(plain: Mapping[str, Any], weights: Path, data: Newest[ImageData]) -> dict[str, float]:
+def _evaluate(plain: Mapping[str, Any], run: Path, which: str, data: Newest[ImageData]) -> dict[str, float]:
     from abkd.image import ImageRun, evaluate_models
+    from abkd.image._run import fingerprints_of
     from abkd.image.data import load_data
     from abkd.image.models import load_model
 
     chosen = ImageRun.from_dict(plain).data
-    split = data.of(chosen, lambda: load_data(chosen.name, **chosen.options)).test
-    return evaluate_models({"student": load_model(weights)}, split)["student"]
+    loaded = data.of(chosen, lambda: load_data(chosen.name, **chosen.options))
+    found = fingerprints_of(loaded, None)
+    check_data(run, {name: value for name, value in found.items() if name == "test"})
+    return evaluate_models({"student": load_model(run / which)}, loaded.test)["student"]

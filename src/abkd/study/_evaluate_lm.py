@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abkd.errors import InputError
-from abkd.storage import verify_manifest
 from abkd.study._folder import ANSWERS
 from abkd.study._lm import quiet_libraries
 from abkd.study._plan import Newest
@@ -32,7 +31,7 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
         shared: what an earlier run has loaded.
 
     Raises:
-        InputError: neither kind of rows, or a teacher, rows or answers that are no longer there.
+        InputError: neither kind of rows, or a teacher, rows or answers that are no longer there or have changed.
         CorruptFileError: the saved model has changed since.
     """
     from abkd.lm import LmRun, lm_config, load_model, load_parts
@@ -53,8 +52,9 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
     rows = parts.test if parts.test is not None else parts.validation
     if rows is None:
         raise InputError(f"{run}: the run held no rows out; name test sets with --set")
+    measured = {"teacher", "validation" if parts.test is None else "test"}
+    check_data(run, {name: value for name, value in parts.fingerprints().items() if name in measured})
     place = place_of(wanted.training)
-    verify_manifest(run / which)
     model = load_model(run / which).to(place)
     teacher = parts.teacher if parts.compares else None
     if teacher is not None:
@@ -62,6 +62,18 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
     length = lm_config(wanted, "unused").max_length
     tokenised = tokenise(rows, parts.tokenizer, max_length=length)
     return held_out(model, tokenised, parts.tokenizer, teacher=teacher)
+
+
+def check_data(run: Path, fingerprints: Mapping[str, str]) -> None:
+    """A finished run is measured on what it was measured on.
+
+    Raises:
+        InputError: that has changed.
+    """
+    from abkd.engine import RunFolder
+
+    if changed := RunFolder(run).changed(fingerprints):
+        raise InputError(f"{run}: {changed} has changed since the run, so it cannot be measured again: restore it")
 
 
 def _where_it_lies_now(wanted: LmRun, run: Path) -> LmRun:
@@ -109,7 +121,6 @@ def evaluate_texts(
         InputError: no model there, a set that cannot be read, or a prompt in one that is too long.
         CorruptFileError: the model that a run saved has changed since.
     """
-    from abkd.engine import RunFolder
     from abkd.lm import (
         LmData,
         LmEvaluation,
@@ -126,8 +137,6 @@ def evaluate_texts(
     quiet_libraries()
     place = Path(target)
     name = str(place / which) if (place / which / "config.json").is_file() else model_path(target)
-    if RunFolder(Path(name).parent).holds_run():
-        verify_manifest(name)
     tokenizer = load_tokenizer(name)
     if not isinstance(sets, Mapping):
         named = LmRun(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ class ImagePlan(StudyPlan["ImageRun"]):
     def work(self, place: Path, progress: bool) -> Work:
         """`run_image`, with data and teacher loaded once for all runs that have the same."""
         from abkd.image import load_teacher, run_image
+        from abkd.image._run import fingerprints_of
         from abkd.image.data import load_data
 
         data: Newest[ImageData] = Newest()
@@ -67,7 +69,10 @@ class ImagePlan(StudyPlan["ImageRun"]):
             )
             return {"data": loaded, "teacher": taught}
 
-        return Work(run_image, share)
+        def fingerprints(shared: Mapping[str, Any]) -> dict[str, str]:
+            return fingerprints_of(shared["data"], shared.get("teacher")) if "data" in shared else {}
+
+        return Work(run_image, share, fingerprints)
 
 
 def run_images(

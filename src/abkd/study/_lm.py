@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,10 @@ class LmPlan(StudyPlan["LmRun"]):
             options: dict[str, Any] = {"prompts": prompts, "progress": progress}
             return {"parts": parts.of(named, lambda: load_parts(run, place / ANSWERS, **options))}
 
-        return Work(run_lm, share)
+        def fingerprints(shared: Mapping[str, Any]) -> dict[str, str]:
+            return shared["parts"].fingerprints() if "parts" in shared else {}
+
+        return Work(run_lm, share, fingerprints)
 
 
 def run_lms(

@@ -25,10 +25,12 @@ class Work(NamedTuple):
     Attributes:
         run: makes one run from its settings and its folder.
         share: loads what several runs have in common, as keyword arguments of `run`; it keeps the newest.
+        fingerprints: of what `share` gave, as a run keeps them in its data.json.
     """
 
     run: Callable[..., RunResult]
     share: Callable[[Any], dict[str, Any]]
+    fingerprints: Callable[[Mapping[str, Any]], dict[str, str]]
 
 
 @dataclass(frozen=True)

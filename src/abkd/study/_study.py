@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict, Unpack
 
+from abkd.errors import InputError
 from abkd.storage import atomic_write_json
 from abkd.study._bar import PlanBar
 from abkd.study._compare import compare, plan
@@ -82,6 +83,9 @@ def run_opened(
         teacher_ready: Is told the result of the teacher's own training.
         report: Is told each run's outcome.
         shared: Keyword arguments of every student's run, in place of loading what the runs name.
+
+    Raises:
+        InputError: What is to run has other data, test sets, teacher or cache than a run that is finished.
     """
     from abkd.engine import environment, is_main, load_result, on_main
 
@@ -97,7 +101,10 @@ def run_opened(
         return work.share(runs[where]) if shared is None or where == place / TEACHER else shared
 
     if waiting:
-        parts(waiting[0])  # before the bar: loading may show one of its own
+        held = parts(waiting[0])  # before the bar: loading may show one of its own
+        if waiting[0] != place / TEACHER:
+            finished = [where for where in runs if where not in waiting and where != place / TEACHER]
+            on_main(lambda: _check_same(finished, work.fingerprints(held)))
     with PlanBar(place.name, len(runs)) if progress else nullcontext() as bar:
 
         def run(label: str, where: Path) -> RunResult:
@@ -116,3 +123,15 @@ def run_opened(
         return compare(
             study.methods, study.seeds, record, place, columns=study.columns(), note=study.note(), report=report
         )
+
+
+def _check_same(finished: Sequence[Path], fingerprints: Mapping[str, str]) -> None:
+    """No row of the table mixes runs of different data."""
+    from abkd.engine import RunFolder
+
+    for run in finished:
+        if changed := RunFolder(run).changed(fingerprints):
+            raise InputError(
+                f"{run}: is finished, and {changed} has changed since, so the other runs would not compare with it: "
+                "restore it, or start anew with --overwrite or in another folder"
+            )
