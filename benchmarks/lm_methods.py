@@ -289,7 +289,7 @@ def make(options: argparse.Namespace, parts: LmParts, name: str, layers: int, se
     shutil.rmtree(place, ignore_errors=True)  # of a process that was stopped, or without a test set
     run = settings(options, name, layers, rate, seed, options.rows // BATCH)
     run = replace(run, training={**run.training, "select_by": None})  # the last step's weights, for all alike
-    fresh = LmParts(**{**vars(parts), "start": STARTS.setdefault(layers, {})})
+    fresh = replace(parts, start=STARTS.setdefault(layers, {}))
     result = run_lm(run, place, progress=False, parts=fresh)
     shutil.rmtree(place / "best", ignore_errors=True)
     shutil.rmtree(place / "last", ignore_errors=True)
