@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,51 @@ def test_a_cache_and_training_from_it(run: Any, home: Path) -> None:
     assert "nats from the cache and" in out
     code, _, err = run("train", "r.yaml", *above, "teacher={cache: powered}", "-q", "--output", "other")
     assert code == 0, err
+
+
+def test_a_cache_of_a_teacher_that_the_recipe_trains(run: Any, home: Path) -> None:
+    words = ("teacher.training={num_train_epochs: 1, max_length: 64, use_cpu: true}",)
+    code, _, err = run("cache", "r.yaml", *words, "--output", "kept", "--top-k", "8")
+    assert code == 2
+    assert "train it first, with `abkd train r.yaml 'teacher.training={" in err
+    assert not Path("kept").exists()
+    assert run("train", "r.yaml", *words, "-q")[0] == 0
+    named = "teacher={model: out/teacher/best}"
+    assert f"'{named}'`" in err
+    code, out, err = run("cache", "r.yaml", *words, named, "--output", "kept it", "--top-k", "8")
+    assert code == 0, err
+    (hint,) = [line for line in out.splitlines() if line.startswith("Train from it with: abkd ")]
+    code, _, err = run(*shlex.split(hint.partition("abkd ")[2]), "-q", "--output", "cached")
+    assert code == 0, err
+
+
+def test_one_model_is_asked(run: Any, home: Path) -> None:
+    assert run("train", "r.yaml", "-q")[0] == 0
+    for target, said in (
+        ("out", "found a folder without any; name one model, such as out/runs/kd/seed-1"),
+        ("r.yaml", "found a file"),
+        ("quickstart/lm", "found a recipe"),
+    ):
+        code, _, err = run("eval", target, "--set", "rows.jsonl")
+        assert code == 2
+        assert f"{target}: with --set, expected a run folder, or a language model's folder or name, {said}" in err
+
+
+def test_the_home_folder_is_written_out(run: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(home))
+    Path("r.yaml").write_text(RECIPE.replace("./", "~/").replace("rows.jsonl", "~/rows.jsonl"))
+    code, _, err = run("train", "r.yaml", "output=~/mine", "evaluation.sets=[~/rows.jsonl]", "--dry-run")
+    assert code == 0, err
+    code, _, err = run("cache", "r.yaml", "--output=~/kept", "--top-k", "8")
+    assert code == 0, err
+    code, _, err = run("train", "r.yaml", "teacher={cache: ~/kept}", "output=~/mine", "-q")
+    assert code == 0, err
+    code, _, err = run("train", "r.yaml", "--output=~/other", "-q")
+    assert code == 0, err
+    code, _, err = run("eval", "r.yaml", "--output=~/other", "--json")
+    assert code == 0, err
+    assert {"kept", "mine", "other"} <= {entry.name for entry in home.iterdir()}
+    assert not (home / "~").exists()
 
 
 def test_faults_have_exit_code_2(run: Any, home: Path) -> None:

@@ -262,6 +262,7 @@ def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(
         ("training.push_to_hub", True, "push best/"),
         ("training.metric_for_best_model", "accuracy", "select_by"),
         ("training.load_best_model_at_end", True, "select_by"),
+        ("training.save_only_model", True, "state of the optimiser"),
         ("training.save_strategy", "best", "select_by"),
         ("training.optim", "galore_adamw", "galore_torch"),
         ("training.report_to", "wandbb", "'wandb'"),

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,18 @@ def test_a_comparison_writes_every_report_and_reads_back(tmp_path: Path) -> None
     markdown = (place / "table.md").read_text()
     assert "| **b** | 2 | 65.00 ± 7.07 |" in markdown
     assert "how to read it" in markdown
+
+
+def test_without_matplotlib_there_are_no_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    place = open_folder(tmp_path / "c", ["a"], [1])
+    result = compare(["a"], [1], lambda planned, _: record(planned.method, planned.seed), place, columns=COLUMNS)
+    assert load_comparison(place) == result
+    assert capsys.readouterr().err == 'abkd: pictures need matplotlib: pip install "abkd[study]"\n'
+    assert not (place / "table.png").exists()
+    assert (place / "table.md").is_file()
 
 
 def test_the_terminal_table_holds_what_was_measured() -> None:

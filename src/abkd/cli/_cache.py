@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from abkd.cli._console import plain
-from abkd.cli._options import Overrides, RecipePath
+from abkd.cli._options import Overrides, RecipePath, at_home
 from abkd.errors import InputError
 
 EXAMPLES = (
@@ -23,7 +24,11 @@ def cache(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FOLDER", help="Where to write; default: runs/cache/ and the recipe's name."
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Where to write; default: runs/cache/ and the recipe's name.",
+            callback=at_home,
         ),
     ] = None,
     top_k: Annotated[
@@ -63,6 +68,14 @@ def cache(
     loaded = load_recipe(recipe, [*(overrides or ()), "teacher.cache=null"])
     if not isinstance(loaded, LmJob):
         raise InputError("abkd cache is for language recipes; an image recipe has teacher.cache: memory")
+    words = [loaded.source, *(overrides or ())]
+    teacher = loaded.spec.teacher
+    if teacher is not None and teacher.training is not None:
+        trained = shlex.quote(f"teacher={{model: {loaded.output}/teacher/best}}")
+        raise InputError(
+            f"teacher.training: the cache would be of {teacher.model} as it is before: train it first, with "
+            f"`abkd train {shlex.join(words)}`, then name it: `abkd cache {shlex.join(words)} {trained}`"
+        )
     folder = output if output is not None else Path("runs/cache") / Path(loaded.source).stem
     made, lost = measured_cache(
         loaded.run(loaded.spec.method, loaded.spec.seeds[0]),
@@ -85,4 +98,4 @@ def cache(
             f"On {lost.tokens:,} tokens the student, as it starts, is {lost.cached:.4f} nats from the cache and "
             f"{lost.live:.4f} from the teacher ({lost.bias:+.2%}); its gradient is {lost.gradient_error:.1%} off"
         )
-    plain(f"Train from it with: abkd train {loaded.source} teacher.cache={folder}")
+    plain(f"Train from it with: abkd train {shlex.join([*words, f'teacher.cache={folder}'])}")

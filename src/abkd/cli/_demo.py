@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from abkd.cli._console import err, plain
-from abkd.cli._options import Overrides, Overwrite, Quiet, Resume
+from abkd.cli._options import Output, Overrides, Overwrite, Quiet, Resume
 from abkd.cli._study import run_and_show
 from abkd.errors import InputError, nearest
 from abkd.storage import read_json
@@ -27,10 +27,7 @@ EXAMPLES = (
 def demo(
     task: Annotated[str, typer.Argument(metavar="TASK", help="What to demonstrate: image or lm.")] = "image",
     overrides: Overrides = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Where to write; default: the recipe's output."),
-    ] = None,
+    output: Output = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,

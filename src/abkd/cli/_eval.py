@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from abkd.cli._console import out, plain
-from abkd.cli._options import numbers
+from abkd.cli._options import at_home, numbers
+from abkd.errors import InputError
 
 EXAMPLES = (
     "abkd eval runs/demo/runs/abkd/seed-1",
@@ -24,8 +25,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="FOLDER|RECIPE|MODEL",
-            help="A run folder, a comparison's folder, or a recipe whose runs are finished; with --set also a "
-            "language model's folder or name.",
+            help="A run folder, a comparison's folder, or a recipe whose runs are finished; with --set a run folder, "
+            "or a language model's folder or name.",
         ),
     ],
     output: Annotated[
@@ -35,6 +36,7 @@ def evaluate(
             "-o",
             metavar="FOLDER",
             help="Where a recipe's runs are, default its output; with --set, where the texts go.",
+            callback=at_home,
         ),
     ] = None,
     which: Annotated[
@@ -87,6 +89,7 @@ def evaluate(
 
     alone("an evaluation")
     if sets:
+        _check_one_model(target, which)
         result = evaluate_texts(
             target,
             tuple(sets),
@@ -107,6 +110,30 @@ def evaluate(
         plain(json.dumps(results, indent=2))
     else:
         _show(results)
+
+
+def _check_one_model(target: str, which: str) -> None:
+    """With --set, one model is asked.
+
+    Raises:
+        InputError: A folder without one, a recipe, or another file.
+    """
+    from abkd.config import shipped_recipes
+
+    place = Path(target)
+    if place.is_dir():
+        models = (place / which / "config.json", place / "config.json", place / "adapter_config.json")
+        found = "a folder without any" if not any(file.is_file() for file in models) else ""
+        runs = sorted(file.parent for file in place.glob("runs/*/*/result.json"))
+        example = f", such as {runs[0]}" if runs else ""
+    else:
+        found = "a file" if place.is_file() else "a recipe" if target in shipped_recipes() else ""
+        example = ""
+    if found:
+        raise InputError(
+            f"{target}: with --set, expected a run folder, or a language model's folder or name, found {found}; name "
+            f"one model{example}"
+        )
 
 
 def _show(results: Mapping[str, Mapping[str, Any]]) -> None:

@@ -23,9 +23,18 @@ Overrides = Annotated[
         help="Values to set, by dotted path, read as YAML: divergence.alpha=0.3 seeds=[1,2]",
     ),
 ]
+
+
+def at_home(folder: Path | None) -> Path | None:
+    """With `~` written out, which a shell leaves alone in --output=~/FOLDER."""
+    return None if folder is None else folder.expanduser()
+
+
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="FOLDER", help="Where to write; default: the recipe's output."),
+    typer.Option(
+        "--output", "-o", metavar="FOLDER", help="Where to write; default: the recipe's output.", callback=at_home
+    ),
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Keep finished runs and go on from the newest whole checkpoint.")

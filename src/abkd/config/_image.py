@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 
 
+def at_home(place: str) -> str:
+    """A path with `~` written out; anything else as it is."""
+    return str(Path(place).expanduser()) if place == "~" or place.startswith("~/") else place
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(at_home)]
+"""A file or folder, or a name that leads elsewhere."""
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 
 
@@ -30,8 +38,8 @@ class Data(Section):
     evenly over the classes) are what the student sees; a teacher trained by the recipe sees the whole rest.
     """
 
-    name: str = Field(min_length=1)
-    root: str | None = None
+    name: Place
+    root: Place | None = None
     validation: Share | Annotated[int, Field(ge=0, strict=True)] | None = None
     test: Share | Count | None = None
     split_seed: Seed = 0
@@ -45,7 +53,7 @@ class Data(Section):
 class Student(Section):
     """The model that is trained: a name (`abkd.image.models.model_names()`) and the options of that model."""
 
-    model: str = Field(min_length=1)
+    model: Place
     pretrained: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -57,9 +65,9 @@ class Teacher(Section):
     `cache: memory` keeps its logits by the content of each image, which saves time where images come again.
     """
 
-    path: str | None = None
-    model: str | None = None
-    weights: str | None = None
+    path: Place | None = None
+    model: Place | None = None
+    weights: Place | None = None
     pretrained: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] | None = None
@@ -126,7 +134,7 @@ class TaskRecipe(Section):
     training: dict[str, Any] = Field(default_factory=dict)
     seeds: list[Seed] = Field(default=[1], min_length=1)
     compare: Compare = Field(default_factory=Compare)
-    output: str | None = None
+    output: Place | None = None
 
     @field_validator("seeds")
     @classmethod

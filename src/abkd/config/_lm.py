@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from abkd.config._image import Compare, Count, MethodSettings, Section, Seed, Share, TaskRecipe, each_once
+from abkd.config._image import Compare, Count, MethodSettings, Place, Section, Seed, Share, TaskRecipe, each_once
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Layer = Annotated[int, Field(ge=0, strict=True)]
@@ -31,17 +31,17 @@ class LmData(Section):
     `pretrain` is plain text for an LM loss beside the method's, of weight `loss.pretrain_weight`.
     """
 
-    train: str = Field(min_length=1)
-    validation: Share | Count | Annotated[str, Field(min_length=1)] | None = None
+    train: Place
+    validation: Share | Count | Place | None = None
     test: Share | Count | None = None
     train_size: Count | None = None
     split_seed: Seed = 0
     template: Literal["alpaca", "chat", "plain"] = "alpaca"
     max_prompt_length: Count | None = 256
-    root: str | None = None
+    root: Place | None = None
     drop_empty: bool = False
     answers: Sampling | None = None
-    pretrain: str | None = None
+    pretrain: Place | None = None
 
     @field_validator("validation", "test", mode="before")
     @classmethod
@@ -70,7 +70,7 @@ class LmStudent(Section):
     `heads` and `intermediate_size` are attention heads and feed-forward units of each, those that do the most.
     """
 
-    model: str | None = Field(default=None, min_length=1)
+    model: Place | None = None
     layers: Count | Annotated[list[Layer], Field(min_length=1)] | None = None
     keep: Literal["influence", "even"] = "influence"
     heads: Count | None = None
@@ -112,10 +112,10 @@ class LmTeacher(Section):
     fine-tunes the teacher (`method: sft`) on the same data, with `lora` if that is given.
     """
 
-    model: str | None = Field(default=None, min_length=1)
-    adapter: str | None = None
+    model: Place | None = None
+    adapter: Place | None = None
     dtype: Dtype | Literal["auto"] = "auto"
-    cache: str | None = None
+    cache: Place | None = None
     training: dict[str, Any] | None = None
     lora: Lora | None = None
     seed: Seed = 0
@@ -136,7 +136,7 @@ class LmTeacher(Section):
 class LmEvaluation(Section):
     """What the finished student is asked: test `sets` for ROUGE-L, each written once a seed; and a few `samples`."""
 
-    sets: list[str] = Field(default_factory=list)
+    sets: list[Place] = Field(default_factory=list)
     seeds: list[Seed] = Field(default=[10, 20, 30, 40, 50], min_length=1)
     max_new_tokens: Count = 256
     batch_size: Count = 16

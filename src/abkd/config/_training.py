@@ -39,6 +39,7 @@ _ELSEWHERE = {
 _REFUSED = {
     "push_to_hub": "a run folder holds more than one model: push best/ yourself when the run is finished",
     "metric_for_best_model": "the best epoch is chosen and kept by training.select_by",
+    "save_only_model": "a run is resumed from its checkpoints, which would lack the state of the optimiser",
     "load_best_model_at_end": "the best epoch is chosen and kept by training.select_by",
 }
 _ELSEWHERE_LM = {

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from abkd.errors import MissingPackageError
 from abkd.storage import atomic_write_json, atomic_write_text
 from abkd.study._folded import folded
 from abkd.study._plots import write_curves, write_dots
@@ -96,16 +98,18 @@ def to_markdown(comparison: Comparison) -> str:
 def write_reports(comparison: Comparison, folder: str | os.PathLike[str]) -> None:
     """Leave results.json, table.csv, table.md, table.png and curves.png in `folder`.
 
-    Raises:
-        MissingPackageError: matplotlib is not installed (the other files are written before).
+    Without matplotlib there are no pictures, which is said on standard error.
     """
     place = Path(folder)
     atomic_write_json(place / RESULTS, comparison.to_dict())
     atomic_write_text(place / "table.csv", to_csv(comparison))
     atomic_write_text(place / "table.md", to_markdown(comparison))
     if comparison.records:
-        write_dots(comparison, place / "table.png")
-        write_curves(comparison, place / "curves.png")
+        try:
+            write_dots(comparison, place / "table.png")
+            write_curves(comparison, place / "curves.png")
+        except MissingPackageError as error:
+            print(f"abkd: {error}", file=sys.stderr, flush=True)
 
 
 def best_method(comparison: Comparison) -> str | None:
