@@ -255,6 +255,18 @@ def test_validate_looks_into_files_and_sizes_of_models(run: Any, home: Path) -> 
     assert "found the fields prompts" in err
 
 
+def test_rows_with_an_empty_reference_are_dropped_when_told(run: Any, home: Path) -> None:
+    rows = [{"prompt": "say 1", "completion": " "}, {"prompt": "say 2", "completion": "2"}]
+    Path("holes.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    words = ("eval", "./student", "--set", "holes.jsonl", "--seeds", "1", "--max-new-tokens", "2")
+    code, _, err = run(*words)
+    assert code == 2
+    assert "remove these rows, or set drop_empty" in err
+    code, out, err = run(*words, "--drop-empty", "--json")
+    assert code == 0, err
+    assert json.loads(out)["sets"]["holes"]["examples"] == 1
+
+
 def test_two_steps_on_tiny_models(run: Any, home: Path) -> None:
     code, out, err = run("train", "r.yaml", "--dry-run")
     assert code == 0, err

@@ -68,6 +68,9 @@ def evaluate(
     size: Annotated[
         int | None, typer.Option("--size", metavar="N", help="With --set: only the first N of each set.")
     ] = None,
+    drop_empty: Annotated[
+        bool, typer.Option("--drop-empty", help="With --set: leave out rows with an empty reference.")
+    ] = False,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", help="With --set: of a response.")
     ] = 256,
@@ -98,6 +101,7 @@ def evaluate(
             template=template,
             root=root,
             size=size,
+            drop_empty=drop_empty,
             seeds=numbers(seeds, "--seeds"),
             max_new_tokens=max_new_tokens,
             max_prompt_length=max_prompt_length,

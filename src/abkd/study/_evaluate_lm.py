@@ -95,6 +95,7 @@ def evaluate_texts(
     template: str | None = None,
     root: str | None = None,
     size: int | None = None,
+    drop_empty: bool = False,
     seeds: tuple[int, ...] | None = None,
     max_new_tokens: int = 256,
     max_prompt_length: int = 256,
@@ -111,6 +112,7 @@ def evaluate_texts(
         template: "alpaca", "chat" or "plain"; None is that of the run, "alpaca" where the target is none.
         root: the folder of MiniLLM's data.
         size: only the first so many rows of each set.
+        drop_empty: leave out rows with an empty reference, which are refused otherwise.
         seeds: of the sampling; the published five if None.
         max_new_tokens: of a response.
         max_prompt_length: tokens; longer prompts are shortened inside their template.
@@ -141,7 +143,7 @@ def evaluate_texts(
     if not isinstance(sets, Mapping):
         named = LmRun(
             LmStudent(name),
-            LmData("unused", template=template or template_of(Path(name).parent), root=root),
+            LmData("unused", template=template or template_of(Path(name).parent), root=root, drop_empty=drop_empty),
             evaluation=LmEvaluation(sets=tuple(sets), size=size),
         )
         sets = load_sets(named, tokenizer)
