@@ -99,4 +99,4 @@ while done < 50:
     for racer in racers:
         _, err = racer.communicate(timeout=120)
         assert racer.returncode == 0, err
-    assert not list(tmp_path.iterdir())
+    assert not any(entry.is_file() for entry in tmp_path.rglob("*"))  # an empty parent may stay, of the first's making
