@@ -65,7 +65,7 @@ def load_sets(settings: LmRun, tokenizer: Any) -> dict[str, Any]:
         title = Path(name).stem if Path(name).exists() else name.replace("/", "-")
         if title in found:
             raise InputError(f"evaluation.sets: two sets of the name {title!r}; name them differently")
-        reading = {"template": data.template, "drop_empty": data.drop_empty, "root": _root(data, name)}
+        reading: dict[str, Any] = {"template": data.template, "drop_empty": data.drop_empty, "root": _root(data, name)}
         found[title] = load_instructions(name, "test", tokenizer=tokenizer, size=wanted.size, **reading)
         if "references" not in found[title].column_names and "messages" not in found[title].column_names:
             raise InputError(f"{name}: has no references to compare with")
