@@ -135,23 +135,19 @@ def eager_rows(
     form: Form,
 ) -> tuple[Tensor, Tensor]:
     """`dense_rows`, on a few rows at a time."""
-    values, log_sums = zip(
-        *(
-            dense_rows(
-                student[part],
-                None if teacher is None else teacher[part],
-                kd_weight[part],
-                ce_weight[part],
-                None if labels is None else labels[part],
-                scalars,
-                None if divergence is None else rows_of_settings(divergence, part),
-                form,
-            )
-            for part in passes(student)
-        ),
-        strict=True,
-    )
-    return torch.cat(values), torch.cat(log_sums)
+    values, log_sums = (kd_weight.new_empty(student.shape[0]) for _ in range(2))  # results kept apart split the heap
+    for part in passes(student):
+        values[part], log_sums[part] = dense_rows(
+            student[part],
+            None if teacher is None else teacher[part],
+            kd_weight[part],
+            ce_weight[part],
+            None if labels is None else labels[part],
+            scalars,
+            None if divergence is None else rows_of_settings(divergence, part),
+            form,
+        )
+    return values, log_sums
 
 
 def dense_rows(
