@@ -178,8 +178,8 @@ def load(options: argparse.Namespace) -> LmParts:
 class Remembered:
     """The teacher's layers, which read each training row once: its hidden states are kept and given again.
 
-    Its head is not left out, so every loss has the same targets as from the live teacher, at three quarters of the
-    time. Text that a student wrote is read anew.
+    Its head is not left out, so every loss has the same targets as from the live teacher. Text that a student wrote is
+    read anew.
     """
 
     def __init__(self, layers: Any, rows: Any) -> None:

@@ -253,6 +253,18 @@ def test_validate_looks_into_files_and_sizes_of_models(run: Any, home: Path) -> 
     assert code == 2
     assert "r.yaml: data.train: rows.jsonl, row 1: expected instruction" in err
     assert "found the fields prompts" in err
+    holes = [{"prompt": "a", "completion": " "}, {"prompt": "b", "completion": "c"}]
+    Path("rows.jsonl").write_text("\n".join(json.dumps(row) for row in holes))
+    Path("r.yaml").write_text(RECIPE.replace("samples: 1", "samples: 1, sets: [rows.jsonl]"))
+    _, _, err = run("validate", "r.yaml")
+    assert [place for place in ("data.train:", "evaluation.sets.0:") if place in err] == [
+        "data.train:",
+        "evaluation.sets.0:",
+    ]
+    Path("r.yaml").write_text(
+        Path("r.yaml").read_text().replace("template: plain", "template: plain, drop_empty: true")
+    )
+    assert run("validate", "r.yaml")[0] == 0
 
 
 def test_rows_with_an_empty_reference_are_dropped_when_told(run: Any, home: Path) -> None:

@@ -58,7 +58,7 @@ class LmJob(Recipe):
 
     def file_faults(self) -> Iterator[str]:
         """One line for each file or folder of instructions that cannot be used."""
-        from abkd.lm.data import load_instructions
+        from abkd.lm.data import instruction_names, load_instructions
 
         data = self.spec.data
         named = [("data.train", data.train, "train")]
@@ -66,9 +66,8 @@ class LmJob(Recipe):
             named.append(("data.validation", data.validation, "validation"))
         named += [(f"evaluation.sets.{place}", name, "test") for place, name in enumerate(self.spec.evaluation.sets)]
         for path, name, split in named:
-            if Path(name).expanduser().exists():
-                dropped = data.drop_empty and split != "test"
-                fault = fault_of(partial(load_instructions, name, split, drop_empty=dropped))
+            if Path(name).exists() and name not in instruction_names():
+                fault = fault_of(partial(load_instructions, name, split, drop_empty=data.drop_empty))
                 if fault is not None:
                     yield f"{path}: {fault}"
 
