@@ -29,6 +29,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -266,9 +267,9 @@ def work(options: argparse.Namespace) -> None:
     disable_progress_bar()
     parts = load(options)
     measured_start(options, parts)
-    wanted = [(layers, seed, name) for layers in options.layers for seed in options.seeds for name in options.methods]
-    for again in (False, True):  # new lines first, then those that lack a test set
-        for layers, seed, name in wanted:
+    lines = [(layers, name) for layers in options.layers for name in options.methods]
+    for seed, again in product(options.seeds, (False, True)):  # new lines first, then those that lack a test set
+        for layers, name in lines:
             with lock(options.output / f"{layers}-{name}.lock") as mine:
                 if mine and again == (f"{layers}/{name}/{seed}" in read(options)):
                     make(options, parts, name, layers, seed)

@@ -214,6 +214,9 @@ def test_faults_have_exit_code_2(run: Any, home: Path) -> None:
         (("eval", "./student", "--set", "none.jsonl"), "none.jsonl"),
         (("eval", "./student", "--set", "rows.jsonl", "--seeds", "one"), "--seeds"),
         (("eval", "./rows", "--set", "rows.jsonl"), "rows"),
+        (("eval", "./student", "--size", "3"), "--size is of --set"),
+        (("eval", "./student", "-s", "3"), "--seeds is of --set"),
+        (("eval", "./student", "--output", "there"), "nothing is written"),
         (("demo", "language"), "no such demo"),
         (("methods", "sound"), "no such task"),
     ):

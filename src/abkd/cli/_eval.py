@@ -21,6 +21,7 @@ EXAMPLES = (
 
 
 def evaluate(
+    context: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
@@ -63,7 +64,10 @@ def evaluate(
         ),
     ] = None,
     root: Annotated[
-        str | None, typer.Option("--root", metavar="FOLDER", help="With --set: MiniLLM's data, instead of the hub.")
+        Path | None,
+        typer.Option(
+            "--root", metavar="FOLDER", help="With --set: MiniLLM's data, instead of the hub.", callback=at_home
+        ),
     ] = None,
     size: Annotated[
         int | None, typer.Option("--size", metavar="N", help="With --set: only the first N of each set.")
@@ -99,7 +103,7 @@ def evaluate(
             output=output,
             which=which,
             template=template,
-            root=root,
+            root=None if root is None else str(root),
             size=size,
             drop_empty=drop_empty,
             seeds=numbers(seeds, "--seeds"),
@@ -109,11 +113,27 @@ def evaluate(
         )
         plain(json.dumps(result.as_dict(), indent=2) if as_json else str(result))
         return
+    _check_without_sets(context, target, output)
     results = evaluate_folder(_folder_of(target, output), which=which, progress=not as_json)
     if as_json:
         plain(json.dumps(results, indent=2))
     else:
         _show(results)
+
+
+def _check_without_sets(context: typer.Context, target: str, output: Path | None) -> None:
+    """Without --set, no option that only instructions have is left unused.
+
+    Raises:
+        InputError: One of them was given.
+    """
+    for option in context.command.params:
+        help_text = getattr(option, "help", None) or ""
+        source = context.get_parameter_source(option.name or "")
+        if source is not None and source.name == "COMMANDLINE" and help_text.startswith("With --set:"):
+            raise InputError(f"{option.opts[0]} is of --set, which is not given: name a set, or leave it out")
+    if output is not None and Path(target).is_dir():
+        raise InputError(f"--output: {target} is the folder that is measured, and nothing is written; leave it out")
 
 
 def _check_one_model(target: str, which: str) -> None:

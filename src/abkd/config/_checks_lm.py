@@ -85,7 +85,7 @@ def _too_many(student: LmStudent, origin: str) -> Iterator[str]:
     """More layers, heads or units than a model on this disk has."""
     from abkd.lm._adapters import config_of
 
-    folder = Path(origin).expanduser()
+    folder = Path(origin)
     config = config_of(folder) if folder.is_dir() else None
     for key, name in (
         ("layers", "num_hidden_layers"),
@@ -101,7 +101,7 @@ def _too_many(student: LmStudent, origin: str) -> Iterator[str]:
 
 def _place(name: str, path: str) -> Iterator[str]:
     """A fault for what can only be a folder and is none, or is one that holds no model."""
-    folder = Path(name).expanduser()
+    folder = Path(name)
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if folder.is_dir():
         if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
@@ -130,7 +130,7 @@ def _data(sections: Mapping[str, Any]) -> Iterator[str]:
         yield from _answers(data, sections)
     for name, path in places:
         local = name.startswith((".", "/", "~")) or name.endswith(_FILES)
-        if name in names or Path(name).expanduser().exists():
+        if name in names or Path(name).exists():
             continue
         if local:
             yield f"{path}: no such file or folder: {name}"
