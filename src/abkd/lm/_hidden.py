@@ -170,7 +170,7 @@ def _whole(parameter: Tensor | None) -> Tensor | None:
 
 
 def _gathered(head: nn.Linear) -> AbstractContextManager[Any]:
-    """TRL's context that gathers a head which DeepSpeed ZeRO-3 has spread (not run here), else an empty one."""
+    """TRL's context that gathers a head which DeepSpeed ZeRO-3 has spread, else an empty one."""
     if not hasattr(head.weight, "ds_status"):
         return nullcontext()
     from trl.trainer.utils import maybe_gather_lm_head_ctx

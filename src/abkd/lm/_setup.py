@@ -24,7 +24,7 @@ from abkd.lm._hidden import add_head_call
 from abkd.lm._objective import ScheduledObjective
 from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
-from abkd.lm._teacher import LiveTeacher, base_of, check_apart, load_teacher, load_tokenizer_of
+from abkd.lm._teacher import LiveTeacher, base_of, check_apart, load_teacher, load_tokenizer_of, shards_weights
 from abkd.lm._tokenised import check_ids, check_room
 from abkd.lm._validation_texts import ValidationWriter
 from abkd.lm._vocabulary import shared_vocabulary
@@ -174,10 +174,11 @@ class Setup:
                 "select_by keeps whole weights in memory: with FSDP or DeepSpeed use load_best_model_at_end"
             )
         text = self.args.student_sampling()
-        if text is not None and text.teacher_mix > 0 and trainer.args.world_size > 1:
+        mixed = text is not None and text.teacher_mix > 0
+        if mixed and trainer.args.world_size > 1 and shards_weights(trainer):
             raise InputError(
                 "student_text.teacher_mix asks the teacher for each token that a student writes, and under FSDP or "
-                "DeepSpeed the processes, whose texts end at different lengths, would wait for each other for ever: "
+                "ZeRO-3 the processes, whose texts end at different lengths, would wait for each other for ever: "
                 "set it to 0"
             )
 

@@ -23,7 +23,7 @@ class LiveTeacher:
 
     Under DeepSpeed or FSDP it is wrapped by TRL's `prepare_deepspeed` and `prepare_fsdp`, so a teacher that fits no
     single device is sharded like the student; its targets are then logits of the counted positions, made inside
-    its forward where the head is whole. (A test shards by FSDP2 on two processes; DeepSpeed was not run.)
+    its forward where the head is whole. Tests shard by FSDP2, and by DeepSpeed where it is installed, on two processes.
 
     Args:
         model: a transformers causal language model.
@@ -39,7 +39,7 @@ class LiveTeacher:
         self.note = add_head_call(base_of(model))
         self.vocabulary = vocabulary
         self.raw = model
-        self.sharded: bool = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        self.sharded = shards_weights(trainer)
         self.model: Any = _placed(model, trainer)
 
     def targets_for(self, batch: Mapping[str, Any]) -> Targets:
@@ -59,6 +59,13 @@ class LiveTeacher:
         inputs = model_inputs(batch)
         with torch.autocast(batch["input_ids"].device.type, enabled=False):
             return call_with_head(self.model, inputs, select)
+
+
+def shards_weights(trainer: Any) -> bool:
+    """Whether each process holds only a part of the weights: under FSDP, and under DeepSpeed from ZeRO-3 on."""
+    if trainer.is_deepspeed_enabled:
+        return int(trainer.accelerator.state.deepspeed_plugin.zero_stage) >= 3
+    return bool(trainer.is_fsdp_enabled)
 
 
 def _placed(model: Any, trainer: Any) -> Any:

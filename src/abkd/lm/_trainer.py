@@ -44,8 +44,9 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
     The student's own text, where a method or `args.student_text` asks for it, is written before a step's tokens are
     counted; no cross-entropy is ever taken on it.
 
-    DeepSpeed and FSDP are reached through TRL and accelerate, for student and teacher. Of these, tests run FSDP2's
-    shards of both models on two processes without accelerators; whole runs of the trainer under either were not made.
+    DeepSpeed and FSDP are reached through TRL and accelerate, for student and teacher. Tests run the shards of both
+    models on two processes without accelerators: whole runs by DeepSpeed (ZeRO-2, ZeRO-3), of FSDP2 the loss and its
+    gradients, since accelerate starts FSDP on accelerators alone.
 
     Args:
         model: the student: a causal language model, or its name or path.
