@@ -22,7 +22,9 @@ def test_goes_from_one_end_to_the_other_and_stays(shape, until):
 def test_the_shapes_differ_where_they_should():
     assert Schedule(0.0, 1.0, "linear").at(0.25) == 0.25
     assert Schedule(0.0, 1.0, "cosine").at(0.25) == pytest.approx(0.1464466094067262)
-    assert Schedule(0.3, 0.9, "constant").at(0.7) == 0.3
+    assert Schedule(0.3, 0.3, "constant").at(0.7) == 0.3
+    with pytest.raises(InputError, match="never gets to 0"):
+        Schedule(0.3, 0.9, "constant")
 
 
 def test_written_forms():

@@ -98,3 +98,41 @@ def test_tokenised_rows_without_a_label_are_left_out(
     )
     assert responses(trainer.train_dataset) == [[6, 7]]
     trainer.train()
+
+
+def test_columns_of_other_forms_do_not_change_what_counts(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, capsys: Any
+) -> None:
+    row = {"prompt": "one two", "completion": " three"}
+    said = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    for rows, same, left_out in (
+        ({**row, "text": "four"}, row, "text"),
+        ({**row, "messages": said}, row, "messages"),
+        ({"prompt": "one", "prompt_id": "1", "messages": said}, {"messages": said}, "prompt"),
+    ):
+        found, wanted = (
+            lm_toys.make_trainer(
+                tmp_path, tokenizer, student, teacher, method="kd", train_dataset=Dataset.from_list([one] * 8)
+            ).train_dataset
+            for one in (rows, same)
+        )
+        assert responses(found) == responses(wanted)
+        assert responses(found)[0][-1] == tokenizer.eos_token_id
+        assert f"{left_out} left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "x", "completion": [{"role": "assistant", "content": "y"}]}, "a string and completion a list"),
+        ({"input_ids": [50, 60, 70], "labels": [-100, 60]}, "3 input_ids and 2 labels"),
+        ({"input_ids": [50, 60, 70], "labels": [-100, -100, 71]}, r"labels\[2\] is 71 and input_ids\[2\] 70"),
+    ],
+)
+def test_rows_that_contradict_themselves_are_refused(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, row: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        lm_toys.make_trainer(
+            tmp_path, tokenizer, student, teacher, method="kd", train_dataset=Dataset.from_list([row] * 4)
+        )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from abkd.engine import TrainingError
 from abkd.errors import CorruptFileError, InputError, RunExistsError
 from abkd.lm import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher, load_lm_result, load_model, load_parts, run_lm
 from abkd.lm.data import tokenise
@@ -260,3 +261,32 @@ def test_a_run_of_spread_models_is_refused(settings: LmRun, key: str, tmp_path: 
     with pytest.raises(InputError, match=rf"training\.{key}: a run saves and measures"):
         run_lm(spread, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_is_not_finite_is_named_and_costs_no_finished_run(
+    settings: LmRun, tokenizer: Any, tmp_path: Path, capsys: Any
+) -> None:
+    models = {"teacher": lm_toys.tiny_model(seed=2), "student": lm_toys.tiny_model(seed=3, layers=1)}
+    models["teacher"].get_output_embeddings().weight.data[7] = torch.nan
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    teacher, student = LmTeacher(str(tmp_path / "teacher")), LmStudent(model=str(tmp_path / "student"))
+    broken = replace(settings, teacher=teacher, student=student)
+    result = run_lm(replace(broken, method="sft"), tmp_path / "sft", progress=False)
+    assert result.metrics["test"]["best"]["nll"] > 0
+    assert "forward_kl" not in result.metrics["test"]["best"]
+    assert "the teacher's predictions are not finite" in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="the teacher's predictions are not finite"):
+        run_lm(broken, tmp_path / "kd", progress=False)
+
+
+def test_held_out_rows_that_are_trained_on_are_said(settings: LmRun, tmp_path: Path, capsys: Any) -> None:
+    settings = replace(settings, evaluation=LmEvaluation(samples=0))
+    same = replace(settings, data=replace(settings.data, validation=settings.data.train))
+    load_parts(same, tmp_path / "unused", progress=False)
+    said = capsys.readouterr().err
+    assert "22 validation rows are train rows too" in said
+    assert "6 validation rows are test rows too" in said
+    load_parts(settings, tmp_path / "unused", progress=False)
+    assert "warning" not in capsys.readouterr().err

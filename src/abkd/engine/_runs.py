@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from abkd.engine._processes import is_main, join, on_main, only_here
 from abkd.engine._progress import ProgressCallback, Report
@@ -180,7 +181,7 @@ class OpenRun:
     def _result(
         self, trainer: EngineTrainer, tested: Measured, parameters: dict[str, int | None], seconds: float
     ) -> RunResult:
-        history = history_of(trainer.state.log_history)
+        history = _finite(history_of(trainer.state.log_history))
         metrics: dict[str, dict[str, dict[str, float]]] = {}
         best_epoch = history[-1]["epoch"] if history else 0.0
         if trainer.best is not None and trainer.best.value is not None:
@@ -189,7 +190,7 @@ class OpenRun:
             if validated:
                 metrics["validation"] = validated
         if any(tested.metrics.values()):
-            metrics["test"] = tested.metrics
+            metrics["test"] = _finite(tested.metrics)
         return RunResult(
             folder=self.folder.path,
             seed=self.settings.seed,
@@ -198,8 +199,18 @@ class OpenRun:
             metrics=metrics,
             parameters=parameters,
             history=history,
-            teacher=tested.teacher,
+            teacher=_finite(tested.teacher),
         )
+
+
+def _finite(values: Any) -> Any:
+    """Nested values without the numbers that are not finite, which JSON cannot hold: such a measure is none."""
+    if isinstance(values, list):
+        return [_finite(value) for value in cast("list[Any]", values)]
+    if not isinstance(values, dict):
+        return values
+    pairs = cast("dict[str, Any]", values).items()
+    return {name: _finite(value) for name, value in pairs if not isinstance(value, float) or math.isfinite(value)}
 
 
 def _check_folder(folder: Path, settings: RunSettings, resume: bool, overwrite: bool) -> None:

@@ -27,7 +27,8 @@ class Schedule:
         until: the share of the run after which `to` is reached, in (0, 1].
 
     Raises:
-        InputError: a value that is not finite, an unknown shape, or `until` outside (0, 1].
+        InputError: a value that is not finite, an unknown shape, a constant one with two values, or `until` outside
+            (0, 1].
     """
 
     from_: float
@@ -41,6 +42,11 @@ class Schedule:
         for name, value in (("from", self.from_), ("to", self.to), ("until", self.until)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InputError(f"schedule: {name} must be a finite number, got {value!r}")
+        if self.shape == "constant" and self.from_ != self.to:
+            raise InputError(
+                f"schedule: a constant one stays at {self.from_} and never gets to {self.to}: give the number alone, "
+                "or shape linear or cosine"
+            )
         if not 0 < self.until <= 1:
             raise InputError(f"schedule: until must be in (0, 1], got {self.until}")
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
+
 from abkd.engine import is_main
 from abkd.errors import InputError
 
@@ -77,6 +79,21 @@ def check_columns(dataset: Any, where: str, text_field: str, *, prompts: bool = 
     return columns
 
 
+def of_one_form(dataset: Any, where: str, text_field: str) -> Any:
+    """Rows without the columns of any other form than the one that counts: the first in this order that they have.
+
+    TRL looks at whichever column it meets, and would take a dialogue's text for a prompt's, or end the wrong one.
+    """
+    columns: list[str] = list(getattr(dataset, "column_names", None) or ())
+    forms = (("input_ids",), ("prompt", "completion"), ("messages",), ("conversations",), (text_field,))
+    form = next((form for form in forms if {*form} <= {*columns}), ())
+    others = {name for each in forms for name in each if name in columns} - {*form}
+    if not form or not others:
+        return dataset
+    say(f"{where}: trained on {' and '.join(form)}; {', '.join(sorted(others))} left out")
+    return dataset.remove_columns(sorted(others))
+
+
 def check_completions(dataset: Any, where: str) -> None:
     """No response is empty: an empty one would teach nothing but to stop. (A model may well have written nothing.)
 
@@ -91,6 +108,13 @@ def check_completions(dataset: Any, where: str) -> None:
         return
     answer = _text if name == "completion" else _answers
     values = list(dataset[name])
+    prompts = list(dataset["prompt"]) if name == "completion" and "prompt" in columns else values
+    mixed = next((place for place, pair in enumerate(zip(prompts, values, strict=True)) if _mixed(*pair)), None)
+    if mixed is not None:
+        raise InputError(
+            f"{where}: row {mixed}: prompt is {_kind(prompts[mixed])} and completion {_kind(values[mixed])}: make both "
+            "strings, or both lists of messages"
+        )
     odd = next((index for index, value in enumerate(values) if not isinstance(value, str | list)), None)
     if odd is not None:
         expected = "text, or a list of messages" if name == "completion" else "a list of messages"
@@ -102,6 +126,28 @@ def check_completions(dataset: Any, where: str) -> None:
         what = "completions are empty" if name == "completion" else "dialogues have no answer of the assistant"
         roles = "" if name == "completion" else f"; the roles in row {empty[0]} are {_roles(values[empty[0]])}"
         raise InputError(f"{where}: {len(empty)} of {len(dataset)} {what} (rows {shown}){roles}; remove these rows")
+
+
+def check_labels(dataset: Any, where: str) -> None:
+    """The labels of tokenised rows are their tokens, or -100.
+
+    Raises:
+        InputError: some row has fewer or more labels than tokens, or a label that is another token.
+    """
+    columns = set(getattr(dataset, "column_names", None) or ())
+    if not hasattr(dataset, "__len__") or not {"input_ids", "labels"} <= columns:
+        return
+    for place, pair in enumerate(zip(dataset["input_ids"], dataset["labels"], strict=True)):
+        ids, labels = (np.asarray(each) for each in pair)
+        if len(ids) != len(labels):
+            raise InputError(f"{where}: row {place}: {len(ids)} input_ids and {len(labels)} labels; give one a token")
+        odd = ((labels != -100) & (labels != ids)).nonzero()[0]
+        if len(odd):
+            at = int(odd[0])
+            raise InputError(
+                f"{where}: row {place}: labels[{at}] is {labels[at]} and input_ids[{at}] {ids[at]}: a label is the "
+                "token itself where it counts, else -100 (the loss shifts them)"
+            )
 
 
 def check_template(row: Mapping[str, Any], tokenizer: Any) -> None:
@@ -208,6 +254,15 @@ def _text(value: Any) -> str:
         parts = cast("list[Any]", value)
         return " ".join(str(part.get("content", "")) if isinstance(part, Mapping) else str(part) for part in parts)
     return ""
+
+
+def _mixed(prompt: Any, completion: Any) -> bool:
+    """Whether one is text and the other a list of messages."""
+    return {type(prompt), type(completion)} == {str, list}
+
+
+def _kind(value: Any) -> str:
+    return "a string" if isinstance(value, str) else "a list of messages"
 
 
 def _roles(messages: list[dict[str, Any]]) -> str:

@@ -61,6 +61,12 @@ class Predictions:
         return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
 
 
+def has_nan(*values: Any) -> bool:
+    """Whether one of the tensors among these holds NaN or plus infinity. (Minus infinity rules a class out.)"""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return any(bool((tensor.isnan() | (tensor == torch.inf)).any()) for tensor in tensors)
+
+
 UseHead = Callable[[Predictions], Any]
 """Called inside a model's forward with its predictions (B, S, ...); what it returns the forward returns."""
 
@@ -131,6 +137,8 @@ def _how_logits_come(model: Any) -> tuple[_Adjustment, str | None]:
         plain = candidates == [(1.0, None)]
         return (1.0, None), None if plain else "its logits are rescaled, which could not be checked"
     hidden, logits = _probe(model)
+    if has_nan(logits):
+        return (1.0, None), "they are not finite: its weights hold NaN or infinity, or its precision overflows"
     for scale, cap in candidates:
         ours = Predictions(hidden.to(head.weight.device), head.weight, head.bias, scale, cap).logits()
         size = logits.abs().max().clamp(min=1e-6)

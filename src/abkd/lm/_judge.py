@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from abkd.engine import on_main, rank, ranks, wait
+from abkd.engine import TrainingError, on_main, rank, ranks, wait
 from abkd.lm._config import DistillationConfig
+from abkd.lm._data import say
 from abkd.lm._generate import check_lengths
 from abkd.lm._parts import LmParts
 from abkd.lm._settings import LmRun
+from abkd.lm._teacher import BROKEN_TEACHER
 from abkd.lm.data import prompt_ids, tokenise
 from abkd.lm.evaluation import Decoding, EvaluationResult, evaluate, held_out, write_responses
 
@@ -51,13 +54,23 @@ class Judge:
         return known
 
     def held_out(self, student: Any) -> dict[str, float]:
-        """NLL on the test rows, and KL where the teacher can be compared; nothing without any rows."""
+        """NLL on the test rows, and KL where the teacher can be compared; nothing without any rows.
+
+        Raises:
+            TrainingError: the student's NLL is not a number.
+        """
         if self.rows is None:
             return {}
         teacher = self.parts.teacher if self.parts.compares else None
         if teacher is not None:
             teacher.to(self.device)
-        return held_out(student, self.rows, self.parts.tokenizer, teacher=teacher, batch_size=self.batch)
+        found = held_out(student, self.rows, self.parts.tokenizer, teacher=teacher, batch_size=self.batch)
+        if not math.isfinite(found["nll"]):
+            raise TrainingError(f"the student's NLL on the test rows is {found['nll']}: its weights or logits overflow")
+        odd = [name for name, value in found.items() if not math.isfinite(value)]
+        if odd:
+            say(f"the test rows: {', '.join(odd)} are not finite, since {BROKEN_TEACHER}; they are left out")
+        return {name: value for name, value in found.items() if name not in odd}
 
     def texts(self, student: Any, folder: Path) -> dict[str, float]:
         """ROUGE-L and exact match on the test sets, with standard errors over seeds; nothing without any.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,26 @@ def load_rows(data: LmData, tokenizer: Any, *, prompts: bool = False) -> dict[st
 def tell_rows(rows: dict[str, Any], data: LmData) -> None:
     """Say how many rows a run has of each kind, and that one of several references is trained on."""
     say("rows: " + ", ".join(f"{len(rows[name])} {name}" for name in ("train", "validation", "test") if name in rows))
+    _tell_shared(rows)
     if data.answers is None and "references" in rows["train"].column_names:
         several = sum(len(references) > 1 for references in rows["train"]["references"])
         if several:
             say(f"{several} training rows have several references: the first of each is trained on")
+
+
+def _tell_shared(rows: dict[str, Any]) -> None:
+    """Say which held-out rows are trained on too, or would both choose the epoch and measure it."""
+    known = {name: {_content(row) for row in part} for name, part in rows.items()}
+    for name, others in (("validation", ("train", "test")), ("test", ("train",))):
+        for other in others:
+            shared = len(known.get(name, set()) & known.get(other, set()))
+            if shared:
+                say(f"warning: {shared} {name} rows are {other} rows too, so what is measured there is not held out")
+
+
+def _content(row: dict[str, Any]) -> str:
+    """What a model reads of a row."""
+    return json.dumps([row.get(name) for name in ("prompt", "completion", "messages")], sort_keys=True, default=str)
 
 
 def load_sets(settings: LmRun, tokenizer: Any) -> dict[str, Any]:

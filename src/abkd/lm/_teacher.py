@@ -14,6 +14,11 @@ from abkd.lm._batch import counted, model_inputs
 from abkd.lm._hidden import Predictions, add_head_call, call_with_head
 from abkd.losses import DenseTargets, HiddenTargets, Targets
 
+BROKEN_TEACHER = (
+    "the teacher's predictions are not finite: its weights hold NaN or infinity, or its precision overflows (load it "
+    "in bfloat16 or float32)"
+)
+
 
 class LiveTeacher:
     """A causal language model that teaches beside the student.

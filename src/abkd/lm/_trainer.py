@@ -15,14 +15,14 @@ from abkd.errors import InputError
 from abkd.lm._batch import IGNORED, OWN_TEXT, PRETRAIN, ROLLOUT, counted, model_inputs
 from abkd.lm._config import DistillationConfig
 from abkd.lm._data import as_dataset, say
-from abkd.lm._hidden import Predictions, add_head_call, call_with_head, drop_fused_head
+from abkd.lm._hidden import Predictions, add_head_call, call_with_head, drop_fused_head, has_nan
 from abkd.lm._measures import Measures, check_metric
 from abkd.lm._minillm import policy_loss
 from abkd.lm._objective import LANGUAGE_MODELLING, Objective, objective_loss
 from abkd.lm._pretraining import PlainText
 from abkd.lm._setup import Setup, checked_config, opened_cache
 from abkd.lm._student_text import StudentWriter
-from abkd.lm._teacher import base_of, found_at
+from abkd.lm._teacher import BROKEN_TEACHER, base_of, found_at
 from abkd.lm._validation_texts import ROUGE_L
 from abkd.lm.data._prepare import prepare
 from abkd.losses import Targets
@@ -206,8 +206,12 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
                 return policy_loss(rows, targets, labels, moment, objective, self._policy)
             return objective_loss(rows, targets if objective.needs_teacher else None, labels, objective)
         except InputError as error:
-            if not bool(torch.isfinite(rows.states).all()):
+            if has_nan(rows.states, rows.weight):
                 raise TrainingError(self.not_finite("the student's predictions are not finite")) from error
+            if targets is not None and has_nan(*vars(targets).values()):
+                raise TrainingError(
+                    f"training stopped at step {self.state.global_step + 1}: {BROKEN_TEACHER}"
+                ) from error
             raise
 
     def prepare_batches(self, batches: list[Any]) -> list[Any]:

@@ -12,8 +12,10 @@ from abkd.lm._data import (
     can_mark_answers,
     check_columns,
     check_completions,
+    check_labels,
     check_template,
     is_dialogue,
+    of_one_form,
     report_dropped,
     split_turns,
     wants_assistant_only,
@@ -41,8 +43,11 @@ def prepare(trainer: Any, dataset: Any, tokenizer: Any, args: Any, *, packing: b
     Raises:
         InputError: other columns, empty responses, messages for a tokenizer without a chat template, or no row left.
     """
+    check_columns(dataset, where, args.dataset_text_field)
+    dataset = of_one_form(dataset, where, args.dataset_text_field)
     row = check_columns(dataset, where, args.dataset_text_field)
     check_completions(dataset, where)
+    check_labels(dataset, where)
     check_template(row, tokenizer)
     wanted = wants_assistant_only(row) or (args.assistant_only_loss and is_dialogue(row))
     marked = wanted and can_mark_answers(tokenizer)

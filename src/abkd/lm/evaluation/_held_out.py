@@ -95,4 +95,5 @@ def _entropy(logs: Tensor) -> Tensor:
 
 
 def _kl(first: Tensor, second: Tensor) -> Tensor:
-    return nn.functional.kl_div(second, first, log_target=True, reduction="none").nan_to_num(nan=0.0).sum(-1)
+    each = nn.functional.kl_div(second, first, log_target=True, reduction="none")
+    return each.masked_fill(first == -torch.inf, 0.0).sum(-1)  # what `first` rules out is worth 0; NaN stays NaN
