@@ -39,7 +39,7 @@ def take_two_cpus_for_accelerators() -> None:
     setattr(PartialState, "_prepare_backend", lambda *_: ("gloo", DistributedType.MULTI_CPU))  # noqa: B010
 
 
-def run(folder: Path, settings: dict[str, Any], *, resume: bool = False) -> dict[str, Any]:
+def run(folder: Path, settings: dict[str, Any], *, resume: str | None = None) -> dict[str, Any]:
     """Train, evaluate and save; the logged losses and the metrics."""
     tokenizer = AutoTokenizer.from_pretrained(folder.parent / "tokenizer")
     student, teacher = lm_toys.tiny_model(seed=1, layers=1), lm_toys.tiny_model(seed=2)
@@ -63,7 +63,7 @@ def main() -> None:
     found = {name: run(folder / f"{name}-{stage}", {**RUNS[name], **spread}) for name in names}
     place = folder / f"resumed-{stage}"
     run(place, {**RESUMED, **spread})
-    found["resumed"] = run(place, {**RESUMED, **spread}, resume=True)
+    found["resumed"] = run(place, {**RESUMED, **spread}, resume=str(place / "checkpoint-2"))
     torch.save(found, folder / f"{stage}-{rank}.pt")
     torch.distributed.destroy_process_group()
 

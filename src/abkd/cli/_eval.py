@@ -122,7 +122,7 @@ def evaluate(
 
 
 def _check_without_sets(context: typer.Context, target: str, output: Path | None) -> None:
-    """Without --set, no option that only instructions have is left unused.
+    """Without --set, no option is left unused whose help says that it is of --set.
 
     Raises:
         InputError: One of them was given.

@@ -21,6 +21,7 @@ from abkd.engine._processes import (  # noqa: E402
     only_here,
     rank,
     ranks,
+    say,
     wait,
 )
 from abkd.engine._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
@@ -58,6 +59,7 @@ __all__ = [
     "only_here",
     "rank",
     "ranks",
+    "say",
     "size_of",
     "wait",
 ]

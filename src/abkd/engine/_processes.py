@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -32,6 +33,12 @@ def ranks() -> int:
 def is_main() -> bool:
     """Whether this is the first process of a run, or the only one."""
     return rank() == 0
+
+
+def say(text: str) -> None:
+    """One line to the user, on standard error, from the first process."""
+    if is_main():
+        print(f"abkd: {text}", file=sys.stderr, flush=True)
 
 
 def join(training: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
-from abkd.engine._processes import is_main, join, on_main, only_here
+from abkd.engine._processes import is_main, join, on_main, only_here, say
 from abkd.engine._progress import ProgressCallback, Report
 from abkd.engine._result import RunResult, history_of, reporting, validation_of
 from abkd.engine._run_folder import RunFolder
@@ -181,7 +181,7 @@ class OpenRun:
     def _result(
         self, trainer: EngineTrainer, tested: Measured, parameters: dict[str, int | None], seconds: float
     ) -> RunResult:
-        history = _finite(history_of(trainer.state.log_history))
+        history = _finite(history_of(trainer.state.log_history), "history")
         metrics: dict[str, dict[str, dict[str, float]]] = {}
         best_epoch = history[-1]["epoch"] if history else 0.0
         if trainer.best is not None and trainer.best.value is not None:
@@ -190,7 +190,7 @@ class OpenRun:
             if validated:
                 metrics["validation"] = validated
         if any(tested.metrics.values()):
-            metrics["test"] = _finite(tested.metrics)
+            metrics["test"] = _finite(tested.metrics, "test")
         return RunResult(
             folder=self.folder.path,
             seed=self.settings.seed,
@@ -199,18 +199,28 @@ class OpenRun:
             metrics=metrics,
             parameters=parameters,
             history=history,
-            teacher=_finite(tested.teacher),
+            teacher=_finite(tested.teacher, "teacher"),
         )
 
 
-def _finite(values: Any) -> Any:
-    """Nested values without the numbers that are not finite, which JSON cannot hold: such a measure is none."""
-    if isinstance(values, list):
-        return [_finite(value) for value in cast("list[Any]", values)]
-    if not isinstance(values, dict):
-        return values
-    pairs = cast("dict[str, Any]", values).items()
-    return {name: _finite(value) for name, value in pairs if not isinstance(value, float) or math.isfinite(value)}
+def _finite(values: Any, where: str) -> Any:
+    """Nested values without the numbers that are not finite, which JSON cannot hold; says which."""
+    odd: dict[str, None] = {}
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, list):
+            return [kept(each) for each in cast("list[Any]", value)]
+        if not isinstance(value, dict):
+            return value
+        pairs = cast("dict[str, Any]", value).items()
+        broken = [name for name, each in pairs if isinstance(each, float) and not math.isfinite(each)]
+        odd.update(dict.fromkeys(broken))
+        return {name: kept(each) for name, each in pairs if name not in broken}
+
+    found = kept(values)
+    if odd:
+        say(f"result.json, {where}: {', '.join(odd)} are not finite in places and left out there")
+    return found
 
 
 def _check_folder(folder: Path, settings: RunSettings, resume: bool, overwrite: bool) -> None:

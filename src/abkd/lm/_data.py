@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 
-from abkd.engine import is_main
+from abkd.engine import say
 from abkd.errors import InputError
 
 ENDED = "completion_ended"
@@ -79,19 +78,19 @@ def check_columns(dataset: Any, where: str, text_field: str, *, prompts: bool = 
     return columns
 
 
-def of_one_form(dataset: Any, where: str, text_field: str) -> Any:
-    """Rows without the columns of any other form than the one that counts: the first in this order that they have.
+def of_one_form(dataset: Any, row: Mapping[str, Any], where: str, text_field: str) -> tuple[Any, dict[str, Any]]:
+    """Rows, and the first of them, without the columns of other forms than one: the first that they have of input_ids,
+    prompt and completion, messages, conversations, text.
 
     TRL looks at whichever column it meets, and would take a dialogue's text for a prompt's, or end the wrong one.
     """
-    columns: list[str] = list(getattr(dataset, "column_names", None) or ())
     forms = (("input_ids",), ("prompt", "completion"), ("messages",), ("conversations",), (text_field,))
-    form = next((form for form in forms if {*form} <= {*columns}), ())
-    others = {name for each in forms for name in each if name in columns} - {*form}
+    form = next((form for form in forms if {*form} <= {*row}), ())
+    others = sorted({name for each in forms for name in each if name in row} - {*form})
     if not form or not others:
-        return dataset
-    say(f"{where}: trained on {' and '.join(form)}; {', '.join(sorted(others))} left out")
-    return dataset.remove_columns(sorted(others))
+        return dataset, dict(row)
+    say(f"{where}: trained on {' and '.join(form)}; {', '.join(others)} left out")
+    return dataset.remove_columns(others), {name: value for name, value in row.items() if name not in others}
 
 
 def check_completions(dataset: Any, where: str) -> None:
@@ -239,12 +238,6 @@ def report_dropped(before: int | None, dataset: Any, where: str, max_length: int
         )
     if left < before and not packed:
         say(f"{where}: {before - left} of {before} rows left out, {why}")
-
-
-def say(text: str) -> None:
-    """One line to the user, on standard error, from the first process."""
-    if is_main():
-        print(f"abkd: {text}", file=sys.stderr, flush=True)
 
 
 def _text(value: Any) -> str:

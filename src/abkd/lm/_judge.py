@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from abkd.engine import TrainingError, on_main, rank, ranks, wait
+from abkd.engine import TrainingError, on_main, rank, ranks, say, wait
 from abkd.lm._config import DistillationConfig
-from abkd.lm._data import say
 from abkd.lm._generate import check_lengths
 from abkd.lm._parts import LmParts
 from abkd.lm._settings import LmRun
@@ -69,7 +68,8 @@ class Judge:
             raise TrainingError(f"the student's NLL on the test rows is {found['nll']}: its weights or logits overflow")
         odd = [name for name, value in found.items() if not math.isfinite(value)]
         if odd:
-            say(f"the test rows: {', '.join(odd)} are not finite, since {BROKEN_TEACHER}; they are left out")
+            why = f", since {BROKEN_TEACHER}" if "teacher_entropy" in odd else ""
+            say(f"the test rows: {', '.join(odd)} are not finite and left out{why}")
         return {name: value for name, value in found.items() if name not in odd}
 
     def texts(self, student: Any, folder: Path) -> dict[str, float]:

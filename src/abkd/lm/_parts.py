@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from abkd.engine import ProgressBar, is_main, rank, ranks, wait
+from abkd.engine import ProgressBar, is_main, rank, ranks, say, wait
 from abkd.errors import InputError, needed
 from abkd.lm._adapters import config_of, load_model, read_tokenizer
-from abkd.lm._data import say
 from abkd.lm._methods import method_named
 from abkd.lm._parts_checks import check_rows
 from abkd.lm._rows import load_plain_text, load_rows, load_sets, tell_rows

@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from abkd.engine import say
 from abkd.errors import InputError, needed
-from abkd.lm._data import say
 from abkd.lm._settings import LmData, LmRun
 from abkd.lm.data import load_instructions
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from trl.trainer.sft_trainer import SFTTrainer
 
-from abkd.engine import EngineTrainer, TrainingError
+from abkd.engine import EngineTrainer, TrainingError, say
 from abkd.errors import InputError
 from abkd.lm._batch import IGNORED, OWN_TEXT, PRETRAIN, ROLLOUT, counted, model_inputs
 from abkd.lm._config import DistillationConfig
-from abkd.lm._data import as_dataset, say
+from abkd.lm._data import as_dataset
 from abkd.lm._hidden import Predictions, add_head_call, call_with_head, drop_fused_head, has_nan
 from abkd.lm._measures import Measures, check_metric
 from abkd.lm._minillm import policy_loss
@@ -206,7 +206,7 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
                 return policy_loss(rows, targets, labels, moment, objective, self._policy)
             return objective_loss(rows, targets if objective.needs_teacher else None, labels, objective)
         except InputError as error:
-            if has_nan(rows.states, rows.weight):
+            if not bool(torch.isfinite(rows.states).all()) or has_nan(rows.weight):
                 raise TrainingError(self.not_finite("the student's predictions are not finite")) from error
             if targets is not None and has_nan(*vars(targets).values()):
                 raise TrainingError(

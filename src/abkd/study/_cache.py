@@ -82,8 +82,8 @@ def measured_cache(
 
 
 def _lost(settings: LmRun, cache: LmCache, teacher: Any, tokenizer: Any, rows: Any) -> CacheLoss | None:
+    from abkd.engine import say
     from abkd.lm import LmParts, lm_config, origin_of
-    from abkd.lm._data import say
     from abkd.lm.evaluation import cache_loss
 
     divergence = lm_config(settings, "unused").objective().at(0.0).divergence

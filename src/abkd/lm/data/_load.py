@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abkd.engine import say
 from abkd.errors import InputError, nearest, needed
-from abkd.lm._data import say
 from abkd.lm.data._alpaca import Instruction, alpaca_prompt
 from abkd.lm.data._fit import fit_prompts
 from abkd.lm.data._layouts import Example, examples_of, with_answers

@@ -43,9 +43,8 @@ def prepare(trainer: Any, dataset: Any, tokenizer: Any, args: Any, *, packing: b
     Raises:
         InputError: other columns, empty responses, messages for a tokenizer without a chat template, or no row left.
     """
-    check_columns(dataset, where, args.dataset_text_field)
-    dataset = of_one_form(dataset, where, args.dataset_text_field)
     row = check_columns(dataset, where, args.dataset_text_field)
+    dataset, row = of_one_form(dataset, row, where, args.dataset_text_field)
     check_completions(dataset, where)
     check_labels(dataset, where)
     check_template(row, tokenizer)
