@@ -256,9 +256,10 @@ def test_validate_looks_into_files_and_sizes_of_models(run: Any, home: Path) -> 
     assert code == 2
     assert "r.yaml: data.train: rows.jsonl, row 1: expected instruction" in err
     assert "found the fields prompts" in err
-    holes = [{"prompt": "a", "completion": " "}, {"prompt": "b", "completion": "c"}]
+    holes = [{"prompt": f"say {number}", "completion": "x" if number else " "} for number in range(20)]
     Path("rows.jsonl").write_text("\n".join(json.dumps(row) for row in holes))
-    Path("r.yaml").write_text(RECIPE.replace("samples: 1", "samples: 1, sets: [rows.jsonl]"))
+    Path("test.jsonl").write_text("\n".join(json.dumps({**row, "prompt": f"{row['prompt']}!"}) for row in holes))
+    Path("r.yaml").write_text(RECIPE.replace("samples: 1", "samples: 1, sets: [test.jsonl], max_new_tokens: 8"))
     _, _, err = run("validate", "r.yaml")
     assert [place for place in ("data.train:", "evaluation.sets.0:") if place in err] == [
         "data.train:",
@@ -267,7 +268,25 @@ def test_validate_looks_into_files_and_sizes_of_models(run: Any, home: Path) -> 
     Path("r.yaml").write_text(
         Path("r.yaml").read_text().replace("template: plain", "template: plain, drop_empty: true")
     )
-    assert run("validate", "r.yaml")[0] == 0
+    code, _, err = run("validate", "r.yaml")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "said"),
+    [
+        ("validation: 4, test: 4", "validation: 15, test: 10", "rows.jsonl: of its 20 rows none is left to train on"),
+        ("samples: 1, sample_tokens: 3", "sets: [asked.jsonl], max_new_tokens: 9000", "max_new_tokens"),
+        ("use_cpu: true", "use_cpu: true, select_by: rouge_l, validation_texts: {max_new_tokens: 9000}", "9000"),
+    ],
+)
+def test_validate_counts_rows_and_tokens(run: Any, home: Path, written: str, instead: str, said: str) -> None:
+    Path("asked.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}))
+    assert written in RECIPE
+    Path("r.yaml").write_text(RECIPE.replace(written, instead))
+    code, _, err = run("validate", "r.yaml")
+    assert (code, said in err) == (2, True), err
+    assert "Traceback" not in err
 
 
 def test_rows_with_an_empty_reference_are_dropped_when_told(run: Any, home: Path) -> None:

@@ -146,6 +146,29 @@ def test_an_epoch_is_chosen_by_validation_rows(language: dict[str, Any], key: st
         parse_recipe(language)
 
 
+def test_steps_between_evaluations_need_evaluations_by_steps(language: dict[str, Any]) -> None:
+    language["training"] |= {"eval_steps": 5, "logging_steps": 5}
+    with pytest.raises(RecipeError, match=r"training\.eval_steps: has no effect with eval_strategy 'epoch'") as caught:
+        parse_recipe(language)
+    assert len(caught.value.problems) == 1
+    language["training"]["eval_strategy"] = "steps"
+    language["compare"] = {"settings": {"kd": {"training": {"eval_steps": 7}}}}
+    assert parse_recipe(language)
+
+
+def test_the_note_explains_the_columns_that_are_there(language: dict[str, Any]) -> None:
+    note = parse_recipe(language).plan(["kd"], [1]).note()
+    assert "of the epoch chosen by the validation rows. KL: forward KL" in note
+    del language["data"]["answers"], language["data"]["validation"], language["teacher"], language["divergence"]
+    language |= {"student": {"model": "owner/small"}, "method": "sft"}
+    language["data"]["train"] = "dolly"
+    language["data"]["test"] = 8
+    note = parse_recipe(language).plan(["sft"], [1]).note()
+    assert "of the last epoch. NLL: of the responses, in nats a token on held-out test rows" in note
+    assert "KL" not in note
+    assert "agreem." not in note
+
+
 def test_all_faults_come_at_once(language: dict[str, Any]) -> None:
     for path, value in (("data.trian", 1), ("method", "abdk"), ("training.lr", 1), ("student.keep", "x")):
         spoilt(language, path, value)

@@ -42,6 +42,7 @@ from abkd.teachers import LmCache
         ({"average_tokens_across_devices": False}, "average_tokens_across_devices"),
         ({"loss_type": "dft"}, "loss_type"),
         ({"use_liger_kernel": True}, "liger"),
+        ({"padding_free": True, "max_length": 64}, "padding_free=True takes rows whole, so max_length=64"),
         ({"pretrain_weight": -1.0}, "pretrain_weight"),
         ({"method_settings": {"clip": 0.1}}, "has no setting"),
         ({"max_new_tokens": 8}, "neither student nor teacher writes"),

@@ -46,7 +46,7 @@ def check_lm(sections: Mapping[str, Any]) -> list[str]:
     for name, settings in compare.settings.items():
         path = f"compare.settings.{name}"
         faults += _method(name, settings, path, f"{path}.")
-        faults += check_training(settings.training, f"{path}.training", "lm")[1]
+        faults += check_training(settings.training, f"{path}.training", "lm", training)[1]
     return faults or list(_together(sections))
 
 

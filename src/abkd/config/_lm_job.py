@@ -57,7 +57,16 @@ class LmJob(Recipe):
         dry_run_lms(self.plan(methods, self.spec.seeds[:1]), folder, report=report)
 
     def file_faults(self) -> Iterator[str]:
-        """One line for each file or folder of instructions that cannot be used."""
+        """One line for each file or folder of instructions that cannot be used, or for rows that do not suffice."""
+        from abkd.lm._parts import check_on_disk
+
+        unreadable = list(self._unreadable())
+        yield from unreadable
+        fault = None if unreadable else fault_of(partial(check_on_disk, self.run(self.spec.method, self.spec.seeds[0])))
+        if fault is not None:
+            yield fault
+
+    def _unreadable(self) -> Iterator[str]:
         from abkd.lm.data import instruction_names, load_instructions
 
         data = self.spec.data

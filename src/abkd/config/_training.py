@@ -39,6 +39,7 @@ _ELSEWHERE = {
 _REFUSED = {
     "push_to_hub": "a run folder holds more than one model: push best/ yourself when the run is finished",
     "metric_for_best_model": "the best epoch is chosen and kept by training.select_by",
+    "greater_is_better": "which values of training.select_by are better is known",
     "save_only_model": "a run is resumed from its checkpoints, which would lack the state of the optimiser",
     "load_best_model_at_end": "the best epoch is chosen and kept by training.select_by",
 }
@@ -88,13 +89,16 @@ _LEAST: dict[str, tuple[float, bool]] = {
 }
 
 
-def check_training(training: Mapping[str, Any], path: str, task: str = "image") -> tuple[dict[str, Any], list[str]]:
+def check_training(
+    training: Mapping[str, Any], path: str, task: str = "image", beside: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The section with its values in the declared types, and one line a fault.
 
     Args:
         training: Keys and values as written.
         path: Where the section stands in the recipe, `training` or `teacher.training`.
         task: `image` or `lm`, whose `DistillationConfig` it is checked against.
+        beside: Another section of the recipe, to whose keys this one adds.
 
     Raises:
         MissingPackageError: transformers is not installed.
@@ -106,7 +110,7 @@ def check_training(training: Mapping[str, Any], path: str, task: str = "image") 
     for key, value in training.items():
         if key in elsewhere:
             faults.append(f"{path}.{key}: set by {elsewhere[key]}, not here")
-        elif key in _REFUSED and value not in (None, False):
+        elif key in _REFUSED and value is not None and (value is not False or key == "greater_is_better"):
             faults.append(f"{path}.{key}: {_REFUSED[key]}; leave it out")
         elif key not in kinds:
             faults.append(f"{path}.{key}: no such key; {_nearest_few(key, allowed, task)}")
@@ -121,7 +125,20 @@ def check_training(training: Mapping[str, Any], path: str, task: str = "image") 
         key = fault.partition(":")[0]
         if not any(known.startswith(f"{key}:") for known in faults):
             faults.append(fault)
-    return checked, faults
+    return checked, [*faults, *_idle(checked, path, task, beside or {})]
+
+
+def _idle(checked: Mapping[str, Any], path: str, task: str, beside: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers of steps between what is not done by steps."""
+    together = {**beside, **checked}
+    for what in ("eval", "save", "logging"):
+        default = "steps" if (task, what) == ("lm", "logging") else "epoch"
+        chosen = together.get(f"{what}_strategy", default)
+        if checked.get(f"{what}_steps") is not None and chosen != "steps":
+            yield (
+                f"{path}.{what}_steps: has no effect with {what}_strategy {chosen!r}: set that to 'steps', or leave "
+                "this out"
+            )
 
 
 def _fit(checked: Mapping[str, Any], path: str, task: str) -> Iterator[str]:

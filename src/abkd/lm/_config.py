@@ -313,6 +313,11 @@ class DistillationConfig(FromSettings, SFTConfig):
             raise InputError("label_smoothing_factor is not a part of any method here: leave it at 0")
         if self.loss_type not in ("nll", "chunked_nll"):
             raise InputError(f"loss_type={self.loss_type!r} is TRL's; the loss here is the method's: leave it out")
+        if self.padding_free and not self.packing and self.max_length is not None:
+            raise InputError(
+                f"padding_free=True takes rows whole, so max_length={self.max_length} would have no effect: set "
+                "max_length=None (null in a recipe), or packing=True, which cuts them"
+            )
         if self.use_liger_kernel:
             raise InputError("use_liger_kernel replaces the forward that the loss is computed in: leave it off")
         if isinstance(self.pretrain_weight, bool) or not self.pretrain_weight >= 0:

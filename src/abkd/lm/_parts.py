@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from abkd.lm._methods import method_named
 from abkd.lm._parts_checks import check_rows
 from abkd.lm._rows import load_plain_text, load_rows, load_sets, tell_rows
 from abkd.lm._seqkd import TeacherText, prompt_of
-from abkd.lm._settings import LmRun, LmTeacher
+from abkd.lm._settings import LmData, LmRun, LmTeacher
 from abkd.lm._smollm2 import smollm2_folder
 from abkd.lm._student_settings import sampling_of
 from abkd.lm._students import make_student
 from abkd.lm._vocabulary import shared_vocabulary
+from abkd.lm.data import TEST_SETS, instruction_names
 from abkd.teachers import fingerprint_of
 
 CARRIED_MODEL = "smollm2-135m"
@@ -145,6 +146,39 @@ def load_parts(settings: LmRun, answers: Path, *, prompts: bool | None = None, p
         texts=answers.parent / "teacher_text",
         compares=_compares(tokenizer, theirs, teacher),
     )
+
+
+def check_on_disk(settings: LmRun) -> None:
+    """What `load_parts` would say of a run's rows, as far as files on this disk tell it, without any weights.
+
+    Rows that the hub holds are left out; with a tokenizer that it holds, rows are counted and not measured.
+
+    Args:
+        settings: the run; its files can be read.
+
+    Raises:
+        InputError: too few rows for what is held out, or a prompt that leaves no room for a text.
+    """
+    data, named = settings.data, settings.student.model or (settings.teacher and settings.teacher.model)
+    if not _on_disk(data.train, data):
+        return
+    if isinstance(data.validation, str) and not _on_disk(data.validation, data):
+        data = replace(data, validation=None)
+    measured = named is not None and Path(named).is_dir()
+    tokenizer = load_tokenizer(named) if measured else None
+    if not measured:
+        data = replace(data, max_prompt_length=None)
+    rows = load_rows(data, tokenizer, prompts=method_named(settings.method).teacher_text)
+    if measured:
+        here = tuple(name for name in settings.evaluation.sets if _on_disk(name, data))
+        known = replace(settings, data=data, evaluation=replace(settings.evaluation, sets=here))
+        check_rows(known, rows, load_sets(known, tokenizer), tokenizer, config_of(str(named)))
+
+
+def _on_disk(name: str, data: LmData) -> bool:
+    if name in TEST_SETS:
+        return data.root is not None
+    return name in instruction_names() or Path(name).exists()
 
 
 def _teacher(settings: LmRun, cache: Any) -> tuple[Any, Any]:

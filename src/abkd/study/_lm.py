@@ -25,12 +25,14 @@ _HELD_OUT = (
     Column("NLL at start", "nll", which="start", digits=3, higher_is_better=False),
     Column("agreem. %", "agreement", scale=100, digits=1, optional=True),
 )
-_NOTE = (
-    "Mean ± standard deviation over n seeds, of the epoch chosen by the validation rows. KL: forward KL from the "
-    "teacher to the student, and NLL of the responses, both in nats a token on {split} rows; at start: before any "
-    "training; agreem.: share of these tokens on which both models prefer the same."
-)
-_TEXTS = " ROUGE-L: of sampled responses to the test sets, 0 to 100."
+_SPREAD = "Mean ± standard deviation over n seeds, of {epoch}."
+_MEANING = {
+    "KL": "KL: forward KL from the teacher to the student, in nats a token on {split} rows",
+    "NLL": "NLL: of the responses, in nats a token on {split} rows",
+    "NLL at start": "at start: before any training",
+    "agreem. %": "agreem.: share of the tokens on which both models prefer the same",
+    "ROUGE-L": "ROUGE-L: of sampled responses to the test sets, 0 to 100",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class LmPlan(StudyPlan["LmRun"]):
         """How to read the table."""
         run = self.example
         split = "validation" if run.data.test is None else "held-out test"
-        return _NOTE.format(split=split) + (_TEXTS if run.evaluation.sets else "")
+        epoch = "the last epoch" if run.data.validation is None else "the epoch chosen by the validation rows"
+        shown = {column.title for column in self.columns()}
+        meaning = "; ".join(text for title, text in _MEANING.items() if title in shown)
+        return f"{_SPREAD} {meaning[:1].upper()}{meaning[1:]}.".format(split=split, epoch=epoch) if meaning else ""
 
     def work(self, place: Path, progress: bool) -> Work:
         """`run_lm`, with models and rows loaded once for all runs that name the same."""
