@@ -17,6 +17,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,24 @@ def test_recipes_are_sound(path: Path, tmp_path: Path) -> None:
             recipe = tmp_path / "recipe.yaml"
             recipe.write_text(match["body"], encoding="utf-8")
             load_recipe(str(recipe))
+
+
+@pytest.mark.parametrize(("page", "task"), [("methods.md", "image"), ("language-models.md", "lm")])
+def test_every_key_of_a_recipe_is_named(page: str, task: str) -> None:
+    pytest.importorskip("pydantic")
+    from abkd.config import _image, _lm
+
+    room = _image if task == "image" else _lm
+    recipe: Any = _image.ImageRecipe if task == "image" else _lm.LmRecipe
+    names = {
+        "image": ("Data", "Student", "Teacher", "Compare"),
+        "lm": ("LmData", "LmStudent", "LmTeacher", "LmEvaluation", "LmCompare"),
+    }
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    inside = {name.removeprefix("Lm").lower(): getattr(room, name).model_fields for name in names[task]}
+    keys = [f"{section}.{key}" for section, fields in inside.items() for key in fields]
+    keys += [key for key in recipe.model_fields if key not in {*inside, "task"}]
+    assert [key for key in keys if f"`{key}`" not in text] == []
 
 
 @each_document

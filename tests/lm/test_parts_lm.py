@@ -31,7 +31,7 @@ from abkd.lm.data import load_instructions
 from abkd.lm.evaluation import Decoding, evaluate
 from abkd.storage import staged_folder
 from abkd.study import evaluate_texts
-from abkd.study._evaluate_lm import template_of
+from abkd.study._evaluate_lm import asked_as
 
 SHORT = {"num_train_epochs": 1, "per_device_train_batch_size": 2, "use_cpu": True, "gradient_checkpointing": False}
 LONG = " ".join(lm_toys.sentences()[:6])
@@ -189,11 +189,12 @@ def test_rows_are_told_once_and_prompts_alone_serve_seqkd(
         load_rows(replace(alone, validation=1), tokenizer, prompts=True)
 
 
-def test_a_runs_template_is_the_default_of_its_texts(tmp_path: Path, settings: LmRun) -> None:
-    run = replace(settings, data=replace(settings.data, template="chat"))
+def test_a_run_is_asked_as_its_recipe_asks(tmp_path: Path, settings: LmRun) -> None:
+    data = replace(settings.data, template="chat", max_prompt_length=None)
+    run = replace(settings, data=data, evaluation=replace(settings.evaluation, max_new_tokens=7))
     RunFolder.create(tmp_path / "run", run.to_dict())
-    assert template_of(tmp_path / "run") == "chat"
-    assert template_of(tmp_path) == "alpaca"
+    assert asked_as(tmp_path / "run") == ("chat", Decoding(max_new_tokens=7, max_prompt_length=None))
+    assert asked_as(tmp_path) == ("alpaca", Decoding())
 
 
 def test_a_model_that_this_library_wrote_is_checked_when_it_is_loaded(student_folder: Path, tmp_path: Path) -> None:

@@ -56,6 +56,17 @@ def test_prompts_count_where_that_is_asked_for(tmp_path: Path, tokenizer: Any, s
     assert responses(tokenise(FORMS["instructions"], tokenizer, max_length=256, prompts=True)) == responses(rows)
 
 
+@pytest.mark.parametrize("template", [lm_toys.CHAT_TEMPLATE, UNMARKED], ids=["marks", "no marks"])
+def test_of_dialogues_the_answers_alone_count_whatever_the_template(
+    tmp_path: Path, student: Any, teacher: Any, template: str
+) -> None:
+    own = AutoTokenizer.from_pretrained(lm_toys.save_tokenizer(tmp_path / "own", chat_template=template))
+    settings = {"completion_only_loss": False, "train_dataset": FORMS["dialogues"], "max_length": 256}
+    trainer = lm_toys.make_trainer(tmp_path, own, student, teacher, method="kd", **settings)
+    rows = trainer.train_dataset
+    assert all(0 < len(found) < len(ids) for found, ids in zip(responses(rows), rows["input_ids"], strict=True))
+
+
 def test_texts_of_the_teacher_end_with_the_end_that_is_set(
     tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
 ) -> None:

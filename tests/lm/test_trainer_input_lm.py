@@ -11,7 +11,7 @@ import lm_toys
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import abkd
 from abkd.errors import InputError
@@ -431,3 +431,17 @@ def test_a_real_cache_teaches_without_the_teacher(tmp_path: Path, tokenizer: Any
     metrics = trainer.evaluate()
     assert metrics["eval_loss"] == pytest.approx(metrics["eval_nll"], rel=1e-5)
     assert "eval_divergence" not in metrics
+
+
+def test_dropout_is_the_models_own_unless_it_is_disabled(tmp_path: Path, tokenizer: Any, teacher: Any) -> None:
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512, "vocab_size": lm_toys.VOCABULARY}
+    cases = (
+        ({"method": "kd"}, False),
+        ({"method": "kd", "disable_dropout": True}, True),
+        ({"method": "minillm"}, True),
+    )
+    for settings, disabled in cases:
+        student = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).train()
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, **settings)
+        ids = torch.arange(8)[None]
+        assert torch.equal(student(ids).logits, student(ids).logits) is disabled

@@ -40,7 +40,11 @@ def cache(
     ] = None,
     min_probability: Annotated[
         float | None,
-        typer.Option("--min-probability", metavar="P", help="Only entries of at least this; with none given, 0.0015."),
+        typer.Option(
+            "--min-probability",
+            metavar="P",
+            help="Only entries of at least this; of the three, 0.0015 if none is given.",
+        ),
     ] = None,
     min_entries: Annotated[
         int | None,
@@ -57,7 +61,7 @@ def cache(
 ) -> None:
     """Keep a language teacher's answers to the training rows.
 
-    Training from them does not load the teacher: abkd train RECIPE teacher.cache=FOLDER. Interrupted, the same
+    Training from them needs no teacher in memory: abkd train RECIPE teacher.cache=FOLDER. Interrupted, the same
     command goes on. The folder is one that datasets.load_from_disk reads: the rows, and the teacher's columns.
     """
     from abkd.config import LmJob, load_recipe

@@ -35,7 +35,7 @@ def compare(
     """Compare methods over seeds in one table, all else equal.
 
     The recipe's divergence and loss belong to its own method, also where method=NAME takes its place; every other
-    method has its published defaults unless compare.settings says otherwise. Writes table.csv, table.md, table.png,
+    method has its defaults unless compare.settings says otherwise. Writes table.csv, table.md, table.png,
     curves.png, results.json, recipe.yaml and environment.json.
     """
     from abkd.config import load_recipe

@@ -76,12 +76,17 @@ def evaluate(
         bool, typer.Option("--drop-empty", help="With --set: leave out rows with an empty reference.")
     ] = False,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="N", help="With --set: of a response.")
-    ] = 256,
+        int | None,
+        typer.Option("--max-new-tokens", metavar="N", help="With --set: of a response; default the run's own, or 256."),
+    ] = None,
     max_prompt_length: Annotated[
-        int,
-        typer.Option("--max-prompt-length", metavar="N", help="With --set: of a prompt; longer ones are shortened."),
-    ] = 256,
+        int | None,
+        typer.Option(
+            "--max-prompt-length",
+            metavar="N",
+            help="With --set: tokens of a prompt, longer ones are shortened; default the run's own, or 256.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure saved students on held-out data.

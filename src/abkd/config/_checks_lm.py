@@ -252,7 +252,8 @@ def _text_fault(section: str, key: str, value: Any) -> str | None:
     if section == "teacher_text":
         fault = fault_of(lambda: sampling_of({key: value}, section), TypeError)
     else:
-        whole = {key: value} if key != "share" or value != 0 else {key: value, "schedule": "adaptive"}
+        adaptive = (key, value) in {("share", 0), ("schedule", "adaptive")}
+        whole = {"share": 0, "schedule": "adaptive", key: value} if adaptive else {key: value}
         fault = fault_of(lambda: student_text_of(whole), TypeError)
     return None if fault is None else _bare(fault, key)
 

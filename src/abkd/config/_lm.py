@@ -108,8 +108,8 @@ class LmStudent(Section):
 class LmTeacher(Section):
     """What gives targets: `model` (a name or path; an `adapter` is merged into it), or `cache` (`abkd cache`).
 
-    With a `cache` the model is not loaded, but to make a student of its layers. With `training` the recipe first
-    fine-tunes the teacher (`method: sft`) on the same data, with `lora` if that is given.
+    With a `cache` a named model is loaded only to be checked, and to make a student of its layers. With `training` the
+    recipe first fine-tunes the teacher (`method: sft`) on the same data, with `lora` if that is given.
     """
 
     model: Place | None = None

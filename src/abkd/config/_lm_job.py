@@ -37,7 +37,7 @@ class LmJob(Recipe):
         )
 
     def no_settings(self) -> MethodSettings:
-        """A method's published defaults."""
+        """A method's defaults."""
         return LmMethodSettings()
 
     def describe(self, method: str) -> str:

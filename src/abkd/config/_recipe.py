@@ -48,7 +48,7 @@ class Recipe(ABC):
         """What the recipe says about a method.
 
         The sections `divergence` and `loss` (and those of text) belong to the recipe's own method;
-        `compare.settings.METHOD` replaces them for that method, and other methods have their published defaults.
+        `compare.settings.METHOD` replaces them for that method, and other methods have their defaults.
         """
         if method in self.spec.compare.settings:
             return self.spec.compare.settings[method]
@@ -59,7 +59,7 @@ class Recipe(ABC):
         return MethodSettings(divergence=self.spec.divergence, loss=self.spec.loss)
 
     def no_settings(self) -> MethodSettings:
-        """A method's published defaults."""
+        """A method's defaults."""
         return MethodSettings()
 
     @abstractmethod

@@ -92,7 +92,7 @@ class BDKD(_AdaptiveKL):
     with H the entropy. The weights carry no gradient.
 
     Args:
-        weight: at least 1.
+        weight: at least 1. (The official ABKD code has 3, where its comment says 2.)
 
     Range: [0, inf). Infinite where either rules out a class that the other allows.
 

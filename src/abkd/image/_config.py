@@ -26,7 +26,7 @@ class DistillationConfig(FromSettings, TrainingArguments):
         own. alpha, beta: short for `divergence={"name": "alpha_beta", "alpha": ..., "beta": ...}`; both or
         neither.
             (`beta` in TRL is the mix of a Jensen-Shannon divergence: something else.)
-        temperature, ce_weight, kd_weight: of the method; None keeps its published default.
+        temperature, ce_weight, kd_weight: of the method; None keeps its default.
         method_settings: further settings of the method. Numbers here, in `divergence`, and in the fields
             above may be schedules `{"from": ..., "to": ..., "shape": "linear" | "cosine", "until": ...}`.
         select_by: the metric on the validation split by which the best epoch is chosen: accuracy, top5, nll,

@@ -46,6 +46,8 @@ class DistillationConfig(FromSettings, SFTConfig):
         pretrain_weight: of the LM loss on `pretrain_dataset`, where that is given.
         teacher_model_init_kwargs: for `from_pretrained`, where the teacher is given by name. Without a dtype it is
             loaded in its own.
+        disable_dropout: set the student's dropout layers to 0, as TRL's `GKDConfig` has it unless told otherwise;
+            minillm always does.
         select_by: a metric of the evaluation (nll, divergence, agreement, rouge_l, ...) by whose best value weights
             are kept in `trainer.best`; None keeps none.
         validation_texts: what the student writes in each evaluation, for the metric rouge_l (0 to 100): size (rows
@@ -56,10 +58,10 @@ class DistillationConfig(FromSettings, SFTConfig):
     `{"from": ..., "to": ..., "shape": "linear" | "cosine", "until": ...}` over the run's steps.
 
     TRL's `assistant_only_loss` follows from the data: dialogues are trained on the assistant's turns alone.
-    `completion_only_loss=False` trains on prompts as well.
+    `completion_only_loss=False` trains on prompts as well, in rows of prompt and completion.
 
-    Defaults that differ from TRL's: bf16 only where it is asked for or an accelerator has it, no reporting to
-    outside services, losses that are not finite are shown.
+    Defaults that differ from TRL's: bf16 only where it is asked for or an accelerator has it, memory is pinned only
+    with a GPU, losses that are not finite are shown, and `disable_dropout` (of `GKDConfig`) is off.
 
     Raises:
         InputError: an unknown method, divergence or setting, or values that do not fit together.
@@ -83,6 +85,7 @@ class DistillationConfig(FromSettings, SFTConfig):
     teacher_model_init_kwargs: dict[str, Any] | None = field(
         default=None, metadata={"help": "Keyword arguments to load the teacher with."}
     )
+    disable_dropout: bool = field(default=False, metadata={"help": "Set the student's dropout layers to 0."})
     select_by: str | None = field(default=None, metadata={"help": "Metric whose best weights are kept."})
     validation_texts: dict[str, Any] | None = field(default=None, metadata={"help": "Texts written in evaluation."})
 

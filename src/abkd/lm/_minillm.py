@@ -2,8 +2,10 @@
 
 The gradient of KL(q || p) over sequences is split as in the paper's section 2.2 into a single-step part, which is
 the full reverse KL at each token, and a long-range part, which pushes each sampled token by what came after it.
-The published code departs from these formulas: there the long-range part counts the token's own reward too and is
-whitened, ratio and importance weight are clipped as one factor, and the single-step part has no importance weight.
+The published code departs from these formulas: there the long-range part counts the token's own reward too, discounts
+later ones by 0.95 a token and is whitened, over padding and all processes as well; ratio and importance weight are
+clipped as one factor, and the single-step part has no importance weight. As there, the student has no dropout: with it,
+the ratio of the present student to the sampling one would not be 1 where nothing has been learnt in between.
 Legend: B texts, S tokens, N response tokens of the batch in row-major order.
 """
 
@@ -34,10 +36,11 @@ class PolicyGradient:
         epochs: optimiser steps that each batch of texts serves, at least 1. The batches of prompts that come up in
             the other steps are passed over, so of an epoch of the data one prompt in `epochs` is written to.
         length_normalised: what came after a token is averaged over its length, not summed (paper, eq. 6).
-        single_step: take the full reverse KL at each token in place of the sampled token's own reward (eq. 4); it
+        single_step: take the full reverse KL at each token in place of the sampled token's own reward (eq. 3); it
             lowers the variance.
         whiten: what came after a token is shifted and scaled to mean 0 and variance 1 over the tokens of a batch, as
-            in the published code; the paper does not. It makes the push independent of how far the models are apart.
+            in the published code (there over padding too); the paper does not. It makes the push independent of how
+            far the models are apart.
     """
 
     clip: float = 0.2

@@ -54,7 +54,8 @@ class LmTeacher:
         model: a name or path for `from_pretrained`; "smollm2-135m" is the one that a package carries.
         adapter: a LoRA adapter's folder, which is merged into the model.
         dtype: of the weights; "auto" is the precision they were saved in.
-        cache: a folder that `abkd cache` wrote; the teacher is then not loaded (but to make a student of it).
+        cache: a folder that `abkd cache` wrote; a model that is named as well is loaded only to be checked, and to
+            make a student of it.
     """
 
     model: str | None = None

@@ -47,7 +47,7 @@ class StudentText(Sampling):
     """Text that the student writes while it learns, for a share of the batches.
 
     Attributes:
-        share: of the batches, in [0, 1]; where `schedule` is adaptive, the share at the start.
+        share: of the batches, in [0, 1]; where `schedule` is adaptive, the share at the start, below 1.
         schedule: "constant", or "adaptive": whenever the validation loss (NLL) is at least `tolerance` above the
             anchor, the share grows by `growth` and that loss is the new anchor; the first anchor is the loss before
             training (DistiLLM, arXiv 2402.03898, section 3.2, and its published code).
@@ -82,6 +82,11 @@ class StudentText(Sampling):
             )
         if self.schedule == "constant" and self.share == 0:
             raise InputError("student_text.share is 0, so the student would write nothing: leave student_text out")
+        if self.schedule == "adaptive" and self.share == 1:
+            raise InputError(
+                "student_text: an adaptive share grows from where it starts, and share is 1, as it is unless given: "
+                "start lower (distillm starts at 0), or leave out the schedule"
+            )
         if self.vllm is not None and self.teacher_mix > 0:
             raise InputError("student_text: teacher_mix needs both models at each token, which vllm cannot do")
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.utils import disable_dropout_in_model
 
 from abkd.engine import EngineTrainer, TrainingError, say
 from abkd.errors import InputError
@@ -54,9 +55,10 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
             without one, or with `teacher_cache`.
         args: a `DistillationConfig`.
         data_collator: TRL's unless given.
-        train_dataset: rows of prompt and completion, of messages, tokenised (input_ids, labels), or plain text; a
-            `datasets.Dataset`, or a list of dicts.
-        eval_dataset: likewise; a validation split, never the test split.
+        train_dataset: rows of prompt and completion, of messages (or conversations), tokenised (input_ids, labels), or
+            plain text; of prompts alone where the teacher writes the completions. A `datasets.Dataset`, or a list of
+            dicts.
+        eval_dataset: likewise, or a dict of several by name; a validation split, never the test split.
         processing_class: the tokenizer; the student's unless given.
         compute_metrics: as in transformers; costs a forward pass with all logits. The trainer's own metrics (nll,
             agreement, ...) need none.
@@ -136,6 +138,8 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         setup.check_trainer(self)
         note = add_head_call(base_of(self.model))
         self._objectives, self._policy = args.objective(), args.policy()
+        if args.disable_dropout or self._policy is not None:  # whose ratio compares one student at two moments
+            disable_dropout_in_model(cast("nn.Module", self.model))
         self.vocabulary, self.teacher = setup.teacher_of(self)
         self._eval_teacher = setup.eval_teacher_of(self, self.eval_dataset)
         self._validation = setup.validation_writer_of(self)

@@ -15,6 +15,7 @@ from abkd.study._plan import Newest
 
 if TYPE_CHECKING:
     from abkd.lm import LmParts, LmRun
+    from abkd.lm.evaluation import Decoding
 
 _WEIGHTS = "best"
 
@@ -97,8 +98,8 @@ def evaluate_texts(
     size: int | None = None,
     drop_empty: bool = False,
     seeds: tuple[int, ...] | None = None,
-    max_new_tokens: int = 256,
-    max_prompt_length: int = 256,
+    max_new_tokens: int | None = None,
+    max_prompt_length: int | None = None,
     batch_size: int = 16,
     progress: bool = True,
 ) -> Any:
@@ -109,13 +110,14 @@ def evaluate_texts(
         sets: names or paths for `abkd.lm.data.load_instructions`, or loaded data sets by name.
         output: where the texts and results go; None keeps none.
         which: of a run folder, `best` or `last`.
-        template: "alpaca", "chat" or "plain"; None is that of the run, "alpaca" where the target is none.
+        template: "alpaca", "chat" or "plain"; None is that of the run, "alpaca" where the target is no run.
         root: the folder of MiniLLM's data.
         size: only the first so many rows of each set.
         drop_empty: leave out rows with an empty reference, which are refused otherwise.
         seeds: of the sampling; the published five if None.
-        max_new_tokens: of a response.
-        max_prompt_length: tokens; longer prompts are shortened inside their template.
+        max_new_tokens: of a response; None is as in the run, 256 where the target is no run.
+        max_prompt_length: tokens; longer prompts are shortened inside their template. None is as in the run, 256
+            where the target is no run.
         batch_size: prompts at a time.
         progress: show bars.
 
@@ -134,16 +136,19 @@ def evaluate_texts(
         model_path,
     )
     from abkd.lm._parts import place_of
-    from abkd.lm.evaluation import SEEDS, Decoding, evaluate
+    from abkd.lm.evaluation import SEEDS, evaluate
 
     quiet_libraries()
     place = Path(target)
     name = str(place / which) if (place / which / "config.json").is_file() else model_path(target)
     tokenizer = load_tokenizer(name)
+    usual, decoding = asked_as(Path(name).parent)
+    given = {"max_new_tokens": max_new_tokens, "max_prompt_length": max_prompt_length}
+    decoding = replace(decoding, **{key: value for key, value in given.items() if value is not None})
     if not isinstance(sets, Mapping):
         named = LmRun(
             LmStudent(name),
-            LmData("unused", template=template or template_of(Path(name).parent), root=root, drop_empty=drop_empty),
+            LmData("unused", template=template or usual, root=root, drop_empty=drop_empty),
             evaluation=LmEvaluation(sets=tuple(sets), size=size),
         )
         sets = load_sets(named, tokenizer)
@@ -152,17 +157,20 @@ def evaluate_texts(
         tokenizer,
         sets,
         seeds=seeds or SEEDS,
-        decoding=Decoding(max_new_tokens=max_new_tokens, max_prompt_length=max_prompt_length),
+        decoding=decoding,
         batch_size=batch_size,
         folder=output,
         progress=progress,
     )
 
 
-def template_of(run: Path) -> str:
-    """The template that a run was trained with; "alpaca" where there is no run."""
+def asked_as(run: Path) -> tuple[str, Decoding]:
+    """Template and decoding with which a run's recipe asks test sets; the published ones where there is no run."""
     from abkd.engine import RunFolder
+    from abkd.lm import LmRun
+    from abkd.lm.evaluation import Decoding
 
     if not RunFolder(run).holds_run():
-        return "alpaca"
-    return str(RunFolder(run).settings().get("data", {}).get("template", "alpaca"))
+        return "alpaca", Decoding()
+    settings = LmRun.from_dict(RunFolder(run).settings())
+    return settings.data.template, settings.decoding()

@@ -27,7 +27,7 @@ def prepare(trainer: Any, dataset: Any, tokenizer: Any, args: Any, *, packing: b
     """Rows with `input_ids` and `labels`, which are -100 outside the response, cut to `args.max_length` or packed.
 
     TRL decides by the training rows for all data sets; here each has what its own columns ask for: of prompt and
-    completion the completion counts (with `args.completion_only_loss=False` all), of messages the assistant's turns,
+    completion the completion counts (with `args.completion_only_loss=False` both), of messages the assistant's turns,
     by the marks of the chat template or, without marks, each in a row of its own, of plain text everything.
     Completions that were cut by whoever wrote them get no end. Rows without a token that counts are left out.
 
@@ -50,14 +50,16 @@ def prepare(trainer: Any, dataset: Any, tokenizer: Any, args: Any, *, packing: b
     check_template(row, tokenizer)
     wanted = wants_assistant_only(row) or (args.assistant_only_loss and is_dialogue(row))
     marked = wanted and can_mark_answers(tokenizer)
-    if wants_assistant_only(row) and not marked:
+    split = wants_assistant_only(row) and not marked
+    if split:
         dataset = split_turns(dataset, where)
         row = check_columns(dataset, where, args.dataset_text_field)
     with needed("trl", "lm"):
         from trl.chat_template_utils import get_training_chat_template, has_generation_markers
         from trl.trainer.sft_trainer import SFTTrainer
 
-    trainer.completion_only_loss = {"prompt", "completion"} <= set(row) and args.completion_only_loss is not False
+    completion_only = split or args.completion_only_loss is not False
+    trainer.completion_only_loss = {"prompt", "completion"} <= set(row) and completion_only
     known = not marked or has_generation_markers(tokenizer.chat_template)
     trainer.chat_template = None if known else get_training_chat_template(tokenizer)
 
