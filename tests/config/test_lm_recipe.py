@@ -57,6 +57,9 @@ FAULTS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("loss.pretrain_weight", 1.0, ("loss.pretrain_weight: of the LM loss on data.pretrain, which is not given",)),
     ("student", {"model": "owner/small", "keep": "even"}, ("student.keep: says which layers are kept",)),
     ("loss.pretrain_weight", "much", ("loss.pretrain_weight:", "'much'")),
+    ("teacher.seed", 3, ("teacher:", "seed is of a teacher that the recipe trains")),
+    ("training.eos_token", "<end>", ("training.eos_token:", "the tokenizer's own end")),
+    ("training.chat_template_path", "t.jinja", ("training.chat_template_path:", "the tokenizer's own template")),
     ("student_text", {"shar": 0.5}, ("student_text.shar:", "'share'")),
     ("student_text", {"share": 2}, ("student_text.share:", "2")),
     ("student_text", {"schedule": "adaptiv"}, ("student_text.schedule:", "'adaptive'")),
@@ -137,7 +140,23 @@ def test_a_fault_is_named(language: dict[str, Any], path: str, value: Any, said:
     assert any(all(part in line for part in said) for line in caught.value.problems), caught.value.problems
 
 
-@pytest.mark.parametrize(("key", "value"), [("select_by", "rouge_l"), ("validation_texts", {"size": 3})])
+def test_settings_that_need_each_other_are_judged_together(language: dict[str, Any]) -> None:
+    language["training"] |= {"padding_free": True, "max_length": None, "dataloader_prefetch_factor": 2}
+    language["training"] |= {"dataloader_num_workers": 1}
+    assert parse_recipe(language)
+    language["training"]["max_length"] = 64
+    with pytest.raises(RecipeError, match=r"training\.padding_free: padding_free=True takes rows whole"):
+        parse_recipe(language)
+
+
+def test_settings_for_vllm_are_a_mapping(language: dict[str, Any]) -> None:
+    assert parse_recipe(spoilt(language, "student_text.vllm", {"mode": "server"}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("select_by", "rouge_l"), ("validation_texts", {"size": 3}), ("eval_strategy", "epoch"), ("eval_on_start", True)],
+)
 def test_an_epoch_is_chosen_by_validation_rows(language: dict[str, Any], key: str, value: Any) -> None:
     language["training"][key] = value
     assert parse_recipe(language)

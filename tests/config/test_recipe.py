@@ -254,6 +254,12 @@ def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(
     assert line.endswith(("got nan", "got inf", "got -inf"))
 
 
+def test_alpha_and_beta_alone_are_the_alpha_beta_divergence(sound: dict[str, Any]) -> None:
+    sound |= {"method": "kd", "divergence": {"alpha": 0.5, "beta": 0.5}}
+    run = parse_recipe(sound).plan(["kd"], [1]).runs["kd"][1]
+    assert run.divergence == {"name": "alpha_beta", "alpha": 0.5, "beta": 0.5}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
@@ -263,6 +269,7 @@ def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(
         ("training.metric_for_best_model", "accuracy", "select_by"),
         ("training.load_best_model_at_end", True, "select_by"),
         ("training.greater_is_better", False, "select_by"),
+        ("teacher", {"path": ".", "seed": 3}, "seed is of a teacher that the recipe trains"),
         ("training.eval_steps", 5, "no effect with eval_strategy 'epoch'"),
         ("training.logging_steps", 5, "no effect with logging_strategy 'epoch'"),
         ("training.save_only_model", True, "state of the optimiser"),

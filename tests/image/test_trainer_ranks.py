@@ -1,5 +1,6 @@
 """Two processes train what one does, with one loss over both ranks, and share one run folder."""
 
+import contextlib
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_trainer import in_double
+from test_trainer_resume import KillAt, Killed
 from trainer_toys import Images, same_bits, trainer
 
 from abkd.image import DataChoice, ImageRun, ModelChoice, run_image
@@ -71,6 +73,24 @@ def best(folder):
     )
 
 
+def resumed(folder):
+    """Each rank keeps what a run logs, and a run that was killed between two logs and resumed."""
+    logs = []
+    for name, callbacks in (("whole", None), ("again", [KillAt(4)])):
+        options = {
+            "train": Images(40), "logging_strategy": "steps", "logging_steps": 3, "save_strategy": "steps",
+            "save_steps": 2, "per_device_train_batch_size": 4, "ddp_find_unused_parameters": False,
+        }  # fmt: skip
+        run = trainer(Path(folder) / name, model=in_double(), callbacks=callbacks, **options)
+        if callbacks is not None:
+            with contextlib.suppress(Killed):
+                run.train()
+            run = trainer(Path(folder) / name, model=in_double(), **options)
+        run.train(resume_from_checkpoint=callbacks is not None)
+        logs.append([(line["step"], line["loss"]) for line in run.state.log_history if "loss" in line])
+    (Path(folder) / f"{run.args.process_index}.json").write_text(json.dumps(logs))
+
+
 def outcome(folder):
     result = json.loads((folder / "run" / "result.json").read_text())
     return torch.load(folder / "outcome.pt", weights_only=True), result
@@ -110,6 +130,14 @@ def test_two_ranks_with_accumulation_equal_one(tmp_path):
         values = [[line[key] for line in run["log"] if key in line] for run in (one, two)]
         assert values[0] == pytest.approx(values[1], rel=1e-6)
     assert set(shared["metrics"]) == set(alone["metrics"]) == {"validation", "test"}
+
+
+def test_a_resumed_run_logs_the_same_losses(tmp_path):
+    on_two_ranks(tmp_path, "resumed")
+    whole, again = json.loads((tmp_path / "0.json").read_text())
+    assert len(whole) >= 3
+    assert [step for step, _ in again] == [step for step, _ in whole]
+    assert [loss for _, loss in again] == pytest.approx([loss for _, loss in whole], rel=1e-6)
 
 
 def test_every_rank_loads_the_best_weights(tmp_path):

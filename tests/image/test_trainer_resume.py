@@ -1,5 +1,6 @@
 """A run that is killed and resumed ends with the same bits as one that was not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,6 +70,17 @@ def straight(tmp_path_factory):
     run.train()
     assert run.state.global_step == 20
     return outcome(run)
+
+
+def test_a_resumed_run_is_not_evaluated_at_its_start_again(tmp_path):
+    options = {"eval_on_start": True, "save_strategy": "steps", "save_steps": 3}
+    whole = run_in(tmp_path / "whole", **options)
+    whole.train()
+    with contextlib.suppress(Killed):
+        run_in(tmp_path / "again", KillAt(7), **options).train()
+    again = run_in(tmp_path / "again", **options)
+    again.train(resume_from_checkpoint=True)
+    assert_same(outcome(again), outcome(whole))
 
 
 @pytest.mark.parametrize("save", [{"save_strategy": "epoch"}, {"save_strategy": "steps", "save_steps": 1}])

@@ -41,6 +41,12 @@ def write(path: Path, *rows: Any) -> Path:
     return path
 
 
+def test_the_first_reference_that_says_something_is_trained_on(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", {"prompt": "a", "output": ["", "x"]}, {"prompt": "b", "output": "y"})
+    rows = load_instructions(str(file), template="plain")
+    assert list(rows["completion"]) == ["x", "y"]
+
+
 # The template.
 
 

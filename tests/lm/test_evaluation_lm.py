@@ -215,6 +215,15 @@ def sets() -> dict[str, Any]:
     return {"plain": datasets.Dataset.from_list(plain), "chats": datasets.Dataset.from_list(chats)}
 
 
+def test_a_set_whose_first_text_is_being_written_is_not_summed_up(student: Any, tokenizer: Any, tmp_path: Path) -> None:
+    one = {"plain": sets()["plain"]}
+    options: dict[str, Any] = {"decoding": SHORT, "seeds": (10,), "progress": False}
+    evaluate(student, tokenizer, one, folder=tmp_path / "f", **options)
+    (tmp_path / "f" / "texts" / "other").mkdir()
+    evaluate(student, tokenizer, one, folder=tmp_path / "f", **options)
+    assert list(json.loads((tmp_path / "f" / "results.json").read_text())["sets"]) == ["plain"]
+
+
 def test_evaluate_scores_saves_and_goes_on(
     student: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

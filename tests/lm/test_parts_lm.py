@@ -28,7 +28,7 @@ from abkd.lm import (
 from abkd.lm._adapters import config_of
 from abkd.lm._rows import tell_rows
 from abkd.lm.data import load_instructions
-from abkd.lm.evaluation import Decoding, evaluate
+from abkd.lm.evaluation import SEEDS, Decoding, evaluate
 from abkd.storage import staged_folder
 from abkd.study import evaluate_texts
 from abkd.study._evaluate_lm import asked_as
@@ -191,10 +191,13 @@ def test_rows_are_told_once_and_prompts_alone_serve_seqkd(
 
 def test_a_run_is_asked_as_its_recipe_asks(tmp_path: Path, settings: LmRun) -> None:
     data = replace(settings.data, template="chat", max_prompt_length=None)
-    run = replace(settings, data=data, evaluation=replace(settings.evaluation, max_new_tokens=7))
+    run = replace(settings, data=data, evaluation=replace(settings.evaluation, max_new_tokens=7, seeds=(3,)))
     RunFolder.create(tmp_path / "run", run.to_dict())
-    assert asked_as(tmp_path / "run") == ("chat", Decoding(max_new_tokens=7, max_prompt_length=None))
-    assert asked_as(tmp_path) == ("alpaca", Decoding())
+    found, published = asked_as(tmp_path / "run"), asked_as(tmp_path)
+    assert (found.data.template, found.evaluation.seeds) == ("chat", (3,))
+    assert found.decoding() == Decoding(max_new_tokens=7, max_prompt_length=None)
+    assert (published.data.template, published.evaluation.seeds) == ("alpaca", SEEDS)
+    assert published.decoding() == Decoding()
 
 
 def test_a_model_that_this_library_wrote_is_checked_when_it_is_loaded(student_folder: Path, tmp_path: Path) -> None:

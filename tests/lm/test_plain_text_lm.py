@@ -66,4 +66,7 @@ def test_plain_text_has_its_own_loss(tmp_path: Path, tokenizer: Any, student: An
     logits = trainer.model(tokens).logits[:, :-1]
     ce = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
     torch.testing.assert_close(added, 0.5 * ce / 2, rtol=1e-4, atol=1e-5)
+    read = trainer._measures.clock.state()["since"]
+    trainer.training_step(trainer.model, inputs)
+    assert trainer._measures.clock.state()["since"] - read == int(inputs["attention_mask"].sum()) + tokens.numel()
     trainer.train()

@@ -255,6 +255,19 @@ def test_settings_are_plain_data(settings: LmRun) -> None:
         LmRun.from_dict({"student": {}})
 
 
+def test_students_are_measured_in_the_precision_they_are_saved_in(settings: LmRun, tmp_path: Path) -> None:
+    training = {
+        **settings.training,
+        "learning_rate": 1e-12,
+        "bf16": True,
+        "max_steps": 1,
+        "lr_scheduler_type": "constant",
+    }
+    same = replace(settings, training=training, evaluation=replace(settings.evaluation, sets=()))
+    test = run_lm(same, tmp_path / "run", progress=False).metrics["test"]
+    assert test["best"] == pytest.approx(test["start"], rel=1e-6)
+
+
 @pytest.mark.parametrize("key", ["fsdp", "deepspeed"])
 def test_a_run_of_spread_models_is_refused(settings: LmRun, key: str, tmp_path: Path) -> None:
     spread = replace(settings, training={**settings.training, key: "given"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from abkd import AlphaBeta, ForwardKL, divergence_loss
 from abkd.errors import InputError
 from abkd.lm._batch import counted, prompts_of
+from abkd.lm._hidden import Predictions
+from abkd.lm._metrics import Meter, comparison
+from abkd.losses import DenseTargets
 
 
 def by_hand(trainer: Any, batch: dict[str, Any], divergence: Any, temperature: float = 1.0, size: int = 320) -> Any:
@@ -145,6 +150,22 @@ def test_training_logs_loss_and_comparison(tmp_path: Path, tokenizer: Any, stude
     evaluated = trainer.evaluate()
     assert {f"eval_{name}" for name in names} <= set(evaluated)
     assert evaluated["eval_divergence"] == pytest.approx(evaluated["eval_loss"], rel=1e-5)
+
+
+def test_classes_that_are_ruled_out_are_worth_nothing_and_a_checkpoint_takes_any_sum() -> None:
+    z, t = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    z[:, 0] = t[:, 0] = t[:, 1] = -math.inf
+    found = comparison(Predictions(z.float()), torch.tensor([2, 3, 4, 5]), DenseTargets(t.float()))
+    log_q, log_p = z[:, 1:].log_softmax(-1), t[:, 2:].log_softmax(-1)
+    assert found["student_entropy"] == pytest.approx(float(-(log_q.exp() * log_q).sum()), rel=1e-5)
+    assert found["forward_kl"] == pytest.approx(float((log_p.exp() * (log_p - log_q[:, 1:])).sum()), rel=1e-5)
+    z[:, 2] = -math.inf
+    found = comparison(Predictions(z.float()), torch.tensor([3, 3, 4, 5]), DenseTargets(t.float()))
+    assert found["forward_kl"] == math.inf
+    meter, again = Meter(), Meter()
+    meter.add(found, 4)
+    again.restore(json.loads(json.dumps(meter.state(), allow_nan=False)))
+    assert again.state() == meter.state()
 
 
 def test_logged_metrics_by_hand(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:

@@ -74,6 +74,16 @@ def test_references_are_the_answers_of_the_rows(
     assert references == [answer]
 
 
+def test_dialogues_that_end_with_the_user_have_no_reference(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    rows = [{"messages": [*row["messages"], {"role": "user", "content": "thanks"}]} for row in lm_toys.dialogues(4)]
+    data = Dataset.from_list(rows)
+    settings = {"max_length": 256, "validation_texts": SHORT, "eval_strategy": "steps"}
+    with pytest.raises(InputError, match=r"eval_dataset, row 1: expected messages that end with the assistant's"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, train_dataset=data, eval_dataset=data, **settings)
+
+
 def test_the_best_weights_are_those_of_the_highest_score(
     tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
 ) -> None:

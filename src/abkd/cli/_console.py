@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import ParamSpec
 
 from rich.console import Console
@@ -73,7 +72,7 @@ def _rank() -> int:
 
 def _advice(error: BaseException) -> str:
     """How to go on after an interruption, from the words that started this process."""
-    if NOTHING_BEGUN in error.args:
+    if NOTHING_BEGUN in vars(error):
         return NOTHING_BEGUN
     words = sys.argv[1:]
     if not words or words[0] not in {"train", "compare", "demo", "cache"}:
@@ -82,8 +81,3 @@ def _advice(error: BaseException) -> str:
         return f"What is done is kept; go on with: abkd {shlex.join(words)}"
     kept = [word for word in words if word not in {"--overwrite", "--resume"}]
     return f"Finished runs and checkpoints are kept; go on with: abkd {shlex.join([*kept, '--resume'])}"
-
-
-def folder_of(output: Path | None, default: str) -> Path:
-    """The folder to write to: the option, or the recipe's own."""
-    return output if output is not None else Path(default)

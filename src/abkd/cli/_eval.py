@@ -53,8 +53,14 @@ def evaluate(
         ),
     ] = None,
     seeds: Annotated[
-        str, typer.Option("--seeds", "-s", metavar="10,20,...", help="With --set: of the sampling.")
-    ] = "10,20,30,40,50",
+        str | None,
+        typer.Option(
+            "--seeds",
+            "-s",
+            metavar="10,20,...",
+            help="With --set: of the sampling; default the run's own, or 10,20,30,40,50.",
+        ),
+    ] = None,
     template: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +117,7 @@ def evaluate(
             root=None if root is None else str(root),
             size=size,
             drop_empty=drop_empty,
-            seeds=numbers(seeds, "--seeds"),
+            seeds=None if seeds is None else numbers(seeds, "--seeds"),
             max_new_tokens=max_new_tokens,
             max_prompt_length=max_prompt_length,
             progress=not as_json,

@@ -52,7 +52,7 @@ def run_and_show(
                 started = begun(folder)
     except (OSError, KeyboardInterrupt) as stop:
         if not started:
-            stop.args = (*stop.args, NOTHING_BEGUN)
+            vars(stop)[NOTHING_BEGUN] = True
         raise
     finally:
         if (old := set_aside(folder)).is_dir():

@@ -143,9 +143,9 @@ def _choice(training: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterato
     data: LmData | None = sections.get("data")
     if data is None:
         return
+    compare: LmCompare = sections.get("compare") or LmCompare()
+    each = {f"compare.settings.{name}.training": one.training for name, one in compare.settings.items()}
     if data.validation is not None:
-        compare: LmCompare = sections.get("compare") or LmCompare()
-        each = {f"compare.settings.{name}.training": one.training for name, one in compare.settings.items()}
         for path, settings in {"training": training, **each}.items():
             if settings.get("eval_strategy") in ("no", False):
                 yield (
@@ -153,9 +153,10 @@ def _choice(training: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterato
                     "leave one of the two out"
                 )
         return
-    for key in ("select_by", "validation_texts"):
-        if training.get(key) is not None:
-            yield f"training.{key}: needs validation rows: set data.validation, or leave it out"
+    for path, settings in {"training": training, **each}.items():
+        for key in ("select_by", "validation_texts", "eval_strategy", "eval_on_start"):
+            if settings.get(key) not in (None, False, "no"):
+                yield f"{path}.{key}: needs validation rows: set data.validation, or leave it out"
 
 
 def _answers(data: LmData, sections: Mapping[str, Any]) -> Iterator[str]:
@@ -252,7 +253,7 @@ def _text_fault(section: str, key: str, value: Any) -> str | None:
     if section == "teacher_text":
         fault = fault_of(lambda: sampling_of({key: value}, section), TypeError)
     else:
-        adaptive = (key, value) in {("share", 0), ("schedule", "adaptive")}
+        adaptive = [key, value] in (["share", 0], ["schedule", "adaptive"])
         whole = {"share": 0, "schedule": "adaptive", key: value} if adaptive else {key: value}
         fault = fault_of(lambda: student_text_of(whole), TypeError)
     return None if fault is None else _bare(fault, key)

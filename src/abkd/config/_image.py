@@ -86,6 +86,8 @@ class Teacher(Section):
                 "an untrained teacher teaches nothing: give weights (a file), pretrained: true, "
                 "training (then it is trained first), or path (a folder with a saved model)"
             )
+        if "seed" in self.model_fields_set and self.training is None:
+            raise ValueError("seed is of a teacher that the recipe trains: leave it out, or give training")
         if self.weights is not None and (self.pretrained or self.training is not None):
             raise ValueError("weights are loaded as they are: leave out pretrained and training")
         return self

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from abkd.config._facts import image_facts
 from abkd.config._image import ImageRecipe, Teacher
-from abkd.config._methods import describe_method, full_divergence
+from abkd.config._methods import describe_method, full_divergence, own_divergence
 from abkd.config._recipe import Recipe
 from abkd.config._training import check_training
 
@@ -49,7 +49,7 @@ class ImageJob(Recipe):
             student=ModelChoice(self.spec.student.model, self._student_options()),
             data=self._data(self.spec.data.train_size),
             method=method,
-            divergence=None if written is None else full_divergence(method, written),
+            divergence=None if written is None else full_divergence(written, own_divergence(method) or {}),
             loss=settings.loss,
             teacher=_existing(self.spec.teacher),
             teacher_cache=self.spec.teacher is not None and self.spec.teacher.cache == "memory",

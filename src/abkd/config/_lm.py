@@ -128,6 +128,8 @@ class LmTeacher(Section):
             raise ValueError("an adapter needs the model that it belongs to")
         if self.training is not None and (self.adapter is not None or self.cache is not None or self.model is None):
             raise ValueError("training starts from model alone: leave out adapter and cache")
+        if "seed" in self.model_fields_set and self.training is None:
+            raise ValueError("seed is of a teacher that the recipe trains: leave it out, or give training")
         if self.lora is not None and self.training is None:
             raise ValueError("lora is for a teacher that the recipe trains; a trained one is named by adapter")
         return self

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abkd.config._faults import fault_of
-from abkd.config._image import Divergence, MethodSettings
+from abkd.config._image import MethodSettings
 from abkd.config._lm import LmMethodSettings, LmRecipe, LmTeacher
-from abkd.config._methods import chosen_name
+from abkd.config._methods import full_divergence
 from abkd.config._recipe import Recipe
 from abkd.config._training import check_training
 
@@ -87,9 +87,10 @@ class LmJob(Recipe):
 
     def run(self, method: str, seed: int) -> LmRun:
         """One student's run."""
-        from abkd.lm import LmEvaluation, LmRun, LmStudent, LmTeacher
+        from abkd.lm import METHODS, LmEvaluation, LmRun, LmStudent, LmTeacher
 
         spec, settings = self.spec, self.settings_of(method)
+        written = settings.divergence
         text = settings if isinstance(settings, LmMethodSettings) else LmMethodSettings()
         student = spec.student.model_dump(exclude={"lora", "layers"})
         layers = spec.student.layers
@@ -108,7 +109,7 @@ class LmJob(Recipe):
             ),
             data=self._data(),
             method=method,
-            divergence=None if settings.divergence is None else written_divergence(method, settings.divergence),
+            divergence=None if written is None else full_divergence(written, METHODS[method].divergence or {}),
             loss=settings.loss,
             student_text=text.student_text,
             teacher_text=text.teacher_text,
@@ -148,13 +149,3 @@ class LmJob(Recipe):
 
     def _task(self) -> dict[str, Any]:
         return {"task": "lm"}
-
-
-def written_divergence(method: str, written: Divergence) -> dict[str, Any]:
-    """What is written, with the method's own divergence where nothing is."""
-    from abkd.lm import METHODS
-
-    own = dict(METHODS[method].divergence or {})
-    name = chosen_name(written, own)
-    base = own if name == own.get("name") else {"name": name}
-    return {**base, **written.settings}

@@ -66,10 +66,9 @@ def own_divergence(method: str) -> dict[str, Any] | None:
     return {"name": divergence.key, **_fields(divergence)}
 
 
-def full_divergence(method: str, written: Divergence) -> dict[str, Any]:
+def full_divergence(written: Divergence, own: Mapping[str, Any]) -> dict[str, Any]:
     """What is written, with the method's own divergence where nothing is."""
-    own = own_divergence(method) or {}
-    name = written.name or own.get("name")
+    name = chosen_name(written, own)
     base = own if name == own.get("name") else {"name": name}
     return {**base, **written.settings}
 
@@ -85,7 +84,7 @@ def describe_method(method: str, settings: MethodSettings) -> str:
     }
     shown.pop("divergence", None)
     parts = [f"{key} {value}" for key, value in shown.items()]
-    written = full_divergence(method, settings.divergence or Divergence())
+    written = full_divergence(settings.divergence or Divergence(), own_divergence(method) or {})
     if written:
         name = written.pop("name")
         start = divergences.by_name(name, **{key: numbers_of(value)[0] for key, value in written.items()})
@@ -115,7 +114,7 @@ def chosen_name(written: Divergence, own: Mapping[str, Any]) -> str | None:
 
 def divergence_problems(written: Divergence, own: Mapping[str, Any], path: str) -> Iterator[str]:
     """One line for each thing wrong with a divergence that is written for a method whose own is `own`."""
-    name = written.name or own["name"]
+    name = chosen_name(written, own) or own["name"]
     if name not in divergences.names():
         yield f"{path}.name: no such divergence as {name!r}; {nearest(name, divergences.names())}"
         return

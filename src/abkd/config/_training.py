@@ -40,6 +40,8 @@ _REFUSED = {
     "push_to_hub": "a run folder holds more than one model: push best/ yourself when the run is finished",
     "metric_for_best_model": "the best epoch is chosen and kept by training.select_by",
     "greater_is_better": "which values of training.select_by are better is known",
+    "eos_token": "the rows that measure the student keep the tokenizer's own end: set it in the model's tokenizer",
+    "chat_template_path": "the rows that measure the student keep the tokenizer's own template: set it there",
     "save_only_model": "a run is resumed from its checkpoints, which would lack the state of the optimiser",
     "load_best_model_at_end": "the best epoch is chosen and kept by training.select_by",
 }
@@ -142,7 +144,7 @@ def _idle(checked: Mapping[str, Any], path: str, task: str, beside: Mapping[str,
 
 
 def _fit(checked: Mapping[str, Any], path: str, task: str) -> Iterator[str]:
-    """What the arguments' own class says of each of them, and of all together."""
+    """What the arguments' own class says of all together; where that is something, of each of them first."""
     from abkd.engine import join
 
     kind = _config_class(task)
@@ -156,10 +158,12 @@ def _fit(checked: Mapping[str, Any], path: str, task: str) -> Iterator[str]:
         said = fault_of(lambda: kind.from_settings(settings, output_dir="unused"))
         return said and said.removeprefix("training: ")
 
-    alone = {key: said for key, value in checked.items() if key != "eval_strategy" and (said := fault({key: value}))}
+    together = {key: value for key, value in checked.items() if key != "eval_strategy"}
+    if fault(together) is None:
+        return
+    alone = {key: said for key, value in together.items() if (said := fault({key: value}))}
     yield from (f"{path}.{key}: {said}" for key, said in alone.items())
-    rest = {key: value for key, value in checked.items() if key not in alone and key != "eval_strategy"}
-    said = fault(rest)
+    said = fault({key: value for key, value in together.items() if key not in alone})
     if said:
         yield f"{path}: {said}"
 

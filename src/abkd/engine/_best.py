@@ -55,7 +55,9 @@ class BestWeights:
             )
 
     def offer(self, metrics: dict[str, float], model: nn.Module, epoch: float, step: int) -> bool:
-        """Take this evaluation if it is better than all before it; a tie keeps the earlier one, and NaN is never taken.
+        """Take this evaluation if it is better than all before it; a tie keeps the earlier one.
+
+        A value that is not finite is never taken.
 
         Raises:
             InputError: the evaluation did not report the metric.
@@ -65,7 +67,7 @@ class BestWeights:
             names = [name.removeprefix("eval_") for name in metrics]
             raise InputError(f"select_by={self.select_by!r} was not evaluated; {nearest(self.select_by, names)}")
         value = float(metrics[key])
-        if math.isnan(value):
+        if not math.isfinite(value):
             return False
         better = self.value is None or (value > self.value if self.larger_is_better else value < self.value)
         if better:
@@ -83,7 +85,7 @@ class BestWeights:
             return None
         from safetensors.torch import save_file
 
-        save_file(_unshared(self.weights), folder / _WEIGHTS_FILE)
+        save_file({name: tensor.contiguous() for name, tensor in self.weights.items()}, folder / _WEIGHTS_FILE)
         return {"select_by": self.select_by, "value": self.value, "epoch": self.epoch, "step": self.step}
 
     def load(self, folder: Path, fields: dict[str, Any] | None) -> None:
@@ -95,15 +97,3 @@ class BestWeights:
 
         self.value, self.epoch, self.step = fields["value"], fields["epoch"], fields["step"]
         self.weights = load_file(folder / _WEIGHTS_FILE)
-
-
-def _unshared(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies: safetensors refuses tensors that share memory (tied weights)."""
-    seen: set[int] = set()
-    result: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        pointer = tensor.data_ptr()
-        shared = tensor.numel() > 0 and pointer in seen
-        seen.add(pointer)
-        result[name] = tensor.clone().contiguous() if shared else tensor.contiguous()
-    return result

@@ -185,7 +185,12 @@ class EngineTrainer(Trainer):
             if self._resumed is not None and self.best is not None:
                 self.best.load(folder, self._resumed["best"])
             self.read_state(folder)
-        return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+        on_start = self.args.eval_on_start
+        self.args.eval_on_start = on_start and folder is None  # a resumed run has been evaluated at its start
+        try:
+            return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
+        finally:
+            self.args.eval_on_start = on_start
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both, and refuse the state of another optimiser before it fails in a step."""
@@ -259,17 +264,19 @@ class EngineTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.state.best_model_checkpoint == str(staged):
             self.state.best_model_checkpoint = str(final)  # on every rank: each loads from there
+        losses = torch.as_tensor(self._tr_loss, dtype=torch.float64, device=self.args.device)
+        loss_sum = float(cast("Tensor", self.accelerator.gather(losses.reshape(1))).mean())  # as transformers logs it
         if self.args.should_save:
-            self._complete(staged, final)
+            self._complete(staged, final, loss_sum)
 
-    def _complete(self, staged: Path, final: Path) -> None:
+    def _complete(self, staged: Path, final: Path, loss_sum: float) -> None:
         (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
         if self.state.best_model_checkpoint == str(final):
             self.state.save_to_json(str(staged / _STATE_FILE))
         write_progress(
             staged,
             {
-                "loss_sum": float(self._tr_loss),
+                "loss_sum": loss_sum,
                 "last_logged_step": self._globalstep_last_logged,
                 "best": None if self.best is None else self.best.save(staged),
             },

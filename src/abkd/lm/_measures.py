@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from abkd.errors import InputError, nearest
-from abkd.lm._batch import OWN_TEXT, tokens_read
+from abkd.lm._batch import OWN_TEXT, PRETRAIN, tokens_read
 from abkd.lm._hidden import Predictions
 from abkd.lm._metrics import Clock, Meter, comparison, rows_of_targets, spread
 from abkd.lm._objective import Objective, objective_loss
@@ -31,7 +31,7 @@ def check_metric(name: str | None) -> None:
     Raises:
         InputError: it is none; the message has their names.
     """
-    if name is not None and name.removeprefix("eval_") not in METRICS:
+    if name is not None and name not in METRICS:
         raise InputError(f"select_by: no such metric as {name!r}; {nearest(name, METRICS)}")
 
 
@@ -94,7 +94,8 @@ class Measures:
         if result["sums"]:
             meter.add(result["sums"]["sums"], result["sums"]["count"])
         if training:
-            self.clock.add(tokens_read(inputs))
+            plain = inputs.get(PRETRAIN)
+            self.clock.add(tokens_read(inputs) + (0 if plain is None else tokens_read(plain)))
         else:
             count = self._trainer.count_items(inputs)
             meter.add({"loss": float(result["loss"].detach()) * count}, count)

@@ -40,11 +40,6 @@ class Method:
     teacher_text: bool = False
     settings: Mapping[str, Any] = field(default_factory=_nothing)
 
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether a teacher is compared with."""
-        return self.divergence is not None
-
 
 _MINILLM = "MiniLLM, arXiv 2306.08543"
 _GKD = "GKD, arXiv 2306.13649"

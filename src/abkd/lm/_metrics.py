@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from abkd.lm._hidden import Predictions
 from abkd.lm._objective import dense_logits
@@ -32,13 +32,13 @@ class Meter:
             total, count = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = (total + float(value), count + weight)
 
-    def state(self) -> dict[str, tuple[float, float]]:
-        """What was added on this rank, as plain data."""
-        return dict(self._sums)
+    def state(self) -> dict[str, tuple[str, float]]:
+        """What was added on this rank, as plain data; a sum need not be finite, so it is text."""
+        return {name: (total.hex(), count) for name, (total, count) in self._sums.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self._sums = {name: (total, count) for name, (total, count) in state.items()}
+        self._sums = {name: (float.fromhex(total), count) for name, (total, count) in state.items()}
 
     def take(self, accelerator: Any) -> dict[str, float]:
         """The means over all ranks, without those over nothing; what was added is forgotten."""
@@ -137,7 +137,7 @@ def comparison(student: Predictions, labels: Tensor, targets: Targets | None) ->
 def _of_student(log_q: Tensor, labels: Tensor) -> dict[str, Tensor]:
     return {
         "nll": -log_q.gather(-1, labels.unsqueeze(-1)).sum(),
-        "student_entropy": -(log_q.exp() * log_q).sum(),
+        "student_entropy": entropy(log_q).sum(),
     }
 
 
@@ -152,13 +152,23 @@ def _of_teacher(log_q: Tensor, targets: Targets, block: slice) -> dict[str, Tens
             found["teacher_mass"] = (log_p.exp() * inside).sum()
         return found
     log_p = dense_logits(targets, block, log_q.shape[-1]).float().log_softmax(-1)
-    p = log_p.exp()
     return {
         "agreement": (log_p.argmax(-1) == top[:, 0]).sum(),
-        "teacher_mass": p.gather(-1, top).sum(),
-        "teacher_entropy": -torch.special.xlogy(p, p).sum(),
-        "forward_kl": (p * (log_p - log_q)).sum(),
+        "teacher_mass": log_p.exp().gather(-1, top).sum(),
+        "teacher_entropy": entropy(log_p).sum(),
+        "forward_kl": kl(log_p, log_q).sum(),
     }
+
+
+def entropy(logs: Tensor) -> Tensor:
+    """Of each row of log-probabilities (N, V), nats."""
+    return -torch.special.xlogy(logs.exp(), logs.exp()).sum(-1)
+
+
+def kl(first: Tensor, second: Tensor) -> Tensor:
+    """KL(first || second) of each row of log-probabilities (N, V), nats; infinite where only `second` rules out."""
+    each = nn.functional.kl_div(second, first, log_target=True, reduction="none")
+    return each.masked_fill(first == -torch.inf, 0.0).sum(-1)  # what `first` rules out is worth 0; NaN stays NaN
 
 
 def rows_of_targets(targets: Targets, index: Tensor) -> Targets:

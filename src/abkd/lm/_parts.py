@@ -203,7 +203,9 @@ def tokenizer_of_teacher(settings: LmRun) -> Any:
         return None
     try:
         return load_tokenizer(named)
-    except InputError:
+    except InputError as error:
+        if is_main():
+            say(f"the teacher's tokenizer is taken to be the student's, since none could be read: {error}")
         return None
 
 

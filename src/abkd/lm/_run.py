@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from abkd.lm._settings import WEIGHTS, LmRun
 from abkd.lm._setup import checked_config
 from abkd.lm._trainer import DistillationTrainer
 from abkd.storage import atomic_write_json, staged_folder
+
+_IN_ONE_PROCESS = (
+    "a run saves and measures its student in the first process alone, which a model that is spread over several does "
+    "not allow; use DistillationTrainer in a script of your own"
+)
 
 __all__ = ["lm_config", "load_lm_result", "run_lm"]
 
@@ -79,6 +86,8 @@ def run_lm(
         judge = Judge(settings, parts, config)
         start = judge.start(student)
         trainer = _trainer(student, settings, config, parts, run.folder)
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # by the launcher
+            raise InputError(f"the launcher: FSDP or DeepSpeed: {_IN_ONE_PROCESS}")
         return run.carry_out(
             trainer,
             lambda: _test(trainer, judge, run.folder, start),
@@ -107,10 +116,7 @@ def lm_config(settings: LmRun, output: str | os.PathLike[str]) -> DistillationCo
     }
     for key in ("fsdp", "deepspeed"):
         if training.get(key):
-            raise InputError(
-                f"training.{key}: a run saves and measures its student in the first process alone, which a model "
-                "that is spread over several does not allow; use DistillationTrainer in a script of your own"
-            )
+            raise InputError(f"training.{key}: {_IN_ONE_PROCESS}")
     if validated and str(training["eval_strategy"]) != "no":
         training.setdefault("select_by", "nll")
     fixed: dict[str, Any] = {
@@ -149,6 +155,27 @@ def _trainer(
 def _test(trainer: DistillationTrainer, judge: Judge, run: RunFolder, start: dict[str, float]) -> Measured:
     """Save and measure the models of the last and of the best epoch; called in every process."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    with _in_its_own_precision(model):
+        return _tested(trainer, model, judge, run, start)
+
+
+@contextmanager
+def _in_its_own_precision(model: Any) -> Generator[None]:
+    """A model without the autocast that accelerate puts around its forward: as it is saved, and was at the start."""
+    trained, own = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
+    if own is None:
+        yield
+        return
+    model.forward = own
+    try:
+        yield
+    finally:
+        model.forward = trained
+
+
+def _tested(
+    trainer: DistillationTrainer, model: Any, judge: Judge, run: RunFolder, start: dict[str, float]
+) -> Measured:
     best = trainer.best
     differs = best is not None and bool(best.weights) and best.step != trainer.state.global_step
     tested: dict[str, dict[str, float]] = {}

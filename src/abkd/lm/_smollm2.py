@@ -51,7 +51,10 @@ def smollm2_folder(*, verify: bool = True) -> Path:
             pass
         else:
             return folder
-    _convert(_gguf_file(), folder)
+    try:
+        _convert(_gguf_file(), folder)
+    except OSError:
+        verify_manifest(folder)  # another process was faster
     return folder
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from abkd.errors import InputError, nearest
 from abkd.lm._decoding import Decoding
+from abkd.lm.evaluation._evaluate import from_messages
 
 ROUGE_L = "rouge_l"
 """The metric's name, for `select_by`."""
@@ -129,12 +130,10 @@ def _pairs(dataset: Any, size: int | None) -> list[tuple[Any, list[str]]]:
             f"found {', '.join(columns) or 'no columns'}"
         )
     rows = dataset if size is None else dataset.select(range(min(size, len(dataset))))
-    return [_pair(row) for row in rows]
+    return [_pair(row) for row in (rows if "prompt" in columns else from_messages("eval_dataset", rows))]
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    if "prompt" not in row:
-        return row["messages"][:-1], [row["messages"][-1]["content"]]
     if row.get("references"):
         return row["prompt"], list(row["references"])
     completion = row["completion"]

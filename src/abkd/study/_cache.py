@@ -11,6 +11,7 @@ from abkd.study._lm import quiet_libraries
 
 if TYPE_CHECKING:
     from abkd.lm import LmRun
+    from abkd.lm._objective import ScheduledObjective
     from abkd.lm.evaluation import CacheLoss
     from abkd.teachers import LmCache
 
@@ -64,8 +65,9 @@ def measured_cache(
         raise InputError("teacher.model: required, it is what the cache keeps the answers of")
     tokenizer = load_tokenizer(settings.student.model or settings.teacher.model)
     rows = load_rows(settings.data, tokenizer)
-    temperature = options.pop("temperature", None) or _temperature(settings)
-    power = options.pop("power", None) or _power(settings)
+    config = lm_config(settings, "unused")
+    temperature = options.pop("temperature", None) or _temperature(config.objective())
+    power = options.pop("power", None) or _power(config.objective())
     teacher = load_teacher(settings.teacher).to(place_of(settings.training))
     if (theirs := tokenizer_of_teacher(settings)) is not None:
         classes = int(teacher.get_output_embeddings().weight.shape[0])
@@ -73,8 +75,8 @@ def measured_cache(
     if settings.data.answers is not None:
         shown = options.get("progress", True)
         rows = answered(rows, settings, teacher, tokenizer, answers_beside(Path(folder)), progress=shown)
-    length = lm_config(settings, "unused").max_length
-    parts = [tokenise(rows[name], tokenizer, max_length=length) for name in ("train", "validation") if name in rows]
+    reading: dict[str, Any] = {"max_length": config.max_length, "prompts": config.completion_only_loss is False}
+    parts = [tokenise(rows[name], tokenizer, **reading) for name in ("train", "validation") if name in rows]
     kept = datasets.concatenate_datasets([part.select_columns(["input_ids", "labels"]) for part in parts])
     cache = LmCache.build(kept, teacher, tokenizer, folder, temperature=temperature, power=power, **options)
     some = kept.select(range(min(measured, len(kept))))
@@ -98,20 +100,17 @@ def _lost(settings: LmRun, cache: LmCache, teacher: Any, tokenizer: Any, rows: A
         return None
 
 
-def _power(settings: LmRun) -> float | None:
+def _power(objective: ScheduledObjective) -> float | None:
     """The sum of alpha and beta, where it is above 1 and a cache without it would be refused."""
-    from abkd.lm import lm_config
     from abkd.losses._sparse import degree
 
-    divergence = lm_config(settings, "unused").objective().at(0.0).divergence
+    divergence = objective.at(0.0).divergence
     found = None if divergence is None else degree(divergence)
     return None if found is None or float(found.max()) <= 1 + 1e-6 else round(float(found.max()), 9)
 
 
-def _temperature(settings: LmRun) -> float:
-    from abkd.lm import lm_config
-
-    found = lm_config(settings, "unused").objective().temperatures
+def _temperature(objective: ScheduledObjective) -> float:
+    found = objective.temperatures
     if len(found) > 1:
         raise InputError("loss.temperature: a schedule; a cache has one temperature")
     return next(iter(found))

@@ -15,7 +15,6 @@ from abkd.study._plan import Newest
 
 if TYPE_CHECKING:
     from abkd.lm import LmParts, LmRun
-    from abkd.lm.evaluation import Decoding
 
 _WEIGHTS = "best"
 
@@ -100,77 +99,75 @@ def evaluate_texts(
     seeds: tuple[int, ...] | None = None,
     max_new_tokens: int | None = None,
     max_prompt_length: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Any:
     """The published instruction protocol on a saved model: an `abkd.lm.EvaluationResult`.
+
+    Of a run, template, data folder, seeds, lengths and batch size are its own where they are None; else published ones.
 
     Args:
         target: a run folder, a model folder, or a model's name.
         sets: names or paths for `abkd.lm.data.load_instructions`, or loaded data sets by name.
         output: where the texts and results go; None keeps none.
         which: of a run folder, `best` or `last`.
-        template: "alpaca", "chat" or "plain"; None is that of the run, "alpaca" where the target is no run.
+        template: "alpaca", "chat" or "plain"; published: "alpaca".
         root: the folder of MiniLLM's data.
         size: only the first so many rows of each set.
-        drop_empty: leave out rows with an empty reference, which are refused otherwise.
-        seeds: of the sampling; the published five if None.
-        max_new_tokens: of a response; None is as in the run, 256 where the target is no run.
-        max_prompt_length: tokens; longer prompts are shortened inside their template. None is as in the run, 256
-            where the target is no run.
-        batch_size: prompts at a time.
+        drop_empty: leave out rows with an empty reference, which are refused otherwise (but in such a run).
+        seeds: of the sampling; published: 10, 20, 30, 40, 50.
+        max_new_tokens: of a response; published: 256.
+        max_prompt_length: tokens, published: 256; longer prompts are shortened inside their template.
+        batch_size: prompts at a time; published: 16 here. The sampled texts depend on it.
         progress: show bars.
 
     Raises:
         InputError: no model there, a set that cannot be read, or a prompt in one that is too long.
         CorruptFileError: the model that a run saved has changed since.
     """
-    from abkd.lm import (
-        LmData,
-        LmEvaluation,
-        LmRun,
-        LmStudent,
-        load_model,
-        load_sets,
-        load_tokenizer,
-        model_path,
-    )
+    from abkd.lm import load_model, load_sets, load_tokenizer, model_path
     from abkd.lm._parts import place_of
-    from abkd.lm.evaluation import SEEDS, evaluate
+    from abkd.lm.evaluation import evaluate
 
     quiet_libraries()
     place = Path(target)
     name = str(place / which) if (place / which / "config.json").is_file() else model_path(target)
     tokenizer = load_tokenizer(name)
-    usual, decoding = asked_as(Path(name).parent)
-    given = {"max_new_tokens": max_new_tokens, "max_prompt_length": max_prompt_length}
-    decoding = replace(decoding, **{key: value for key, value in given.items() if value is not None})
-    if not isinstance(sets, Mapping):
-        named = LmRun(
-            LmStudent(name),
-            LmData("unused", template=template or usual, root=root, drop_empty=drop_empty),
-            evaluation=LmEvaluation(sets=tuple(sets), size=size),
-        )
-        sets = load_sets(named, tokenizer)
+    run = asked_as(Path(name).parent)
+    data = {
+        "template": template,
+        "root": root,
+        "drop_empty": drop_empty or None,
+        "max_prompt_length": max_prompt_length,
+    }
+    asked = {"seeds": seeds, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    named = tuple(sets) if not isinstance(sets, Mapping) else ()
+    run = replace(
+        run,
+        data=replace(run.data, **_given(data)),
+        evaluation=replace(run.evaluation, sets=named, size=size, **_given(asked)),
+    )
     return evaluate(
         load_model(name).to(place_of({})),
         tokenizer,
-        sets,
-        seeds=seeds or SEEDS,
-        decoding=decoding,
-        batch_size=batch_size,
+        sets if isinstance(sets, Mapping) else load_sets(run, tokenizer),
+        seeds=run.evaluation.seeds,
+        decoding=run.decoding(),
+        batch_size=run.evaluation.batch_size,
         folder=output,
         progress=progress,
     )
 
 
-def asked_as(run: Path) -> tuple[str, Decoding]:
-    """Template and decoding with which a run's recipe asks test sets; the published ones where there is no run."""
+def asked_as(run: Path) -> LmRun:
+    """A run, for how it asks its student; one that asks as published where there is no run in the folder."""
     from abkd.engine import RunFolder
-    from abkd.lm import LmRun
-    from abkd.lm.evaluation import Decoding
+    from abkd.lm import LmData, LmRun, LmStudent
 
     if not RunFolder(run).holds_run():
-        return "alpaca", Decoding()
-    settings = LmRun.from_dict(RunFolder(run).settings())
-    return settings.data.template, settings.decoding()
+        return LmRun(LmStudent("unused"), LmData("unused"))
+    return LmRun.from_dict(RunFolder(run).settings())
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}

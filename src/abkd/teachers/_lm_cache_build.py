@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from abkd.errors import InputError, needed
@@ -224,8 +223,3 @@ def _features(dataset: Any, form: Form) -> Any:
 
     binary = {name: datasets.Value("binary") for name in (KEY, POSITIONS, *form.columns)}
     return datasets.Features({**dataset.features, **binary})
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter is."""
-    return next(model.parameters()).device

@@ -185,7 +185,7 @@ def _row(example: Example, template: str) -> dict[str, Any]:
     task = example.task or Instruction("")
     row: dict[str, Any] = {"prompt": prompt, "instruction": task.instruction, "input": task.input}
     if example.references:
-        answer = example.references[0]
+        answer = next((text for text in example.references if text.strip()), example.references[0])
         row["completion"] = [{"role": "assistant", "content": answer}] if isinstance(prompt, list) else answer
         row["references"] = list(example.references)
     return row

@@ -112,7 +112,7 @@ def rows_to_answer(
     if not isinstance(columns, list) or len(dataset) == 0:
         raise InputError(f"{name}: expected a datasets.Dataset with at least one row")
     if "messages" in columns and "prompt" not in columns:
-        dataset = _from_messages(name, dataset)
+        dataset = from_messages(name, dataset)
     elif not {"prompt", "references"} <= set(cast("list[str]", columns)):
         raise InputError(
             f"{name}: expected the columns prompt and references (or messages), found "
@@ -130,7 +130,12 @@ def rows_to_answer(
     return prompts, references
 
 
-def _from_messages(name: str, dataset: Any) -> Any:
+def from_messages(name: str, dataset: Any) -> Any:
+    """Rows of `prompt` and `references`: what is said before the assistant's last answer, and that answer.
+
+    Raises:
+        InputError: messages that end otherwise.
+    """
     import datasets
 
     rows: list[dict[str, Any]] = []
@@ -206,7 +211,8 @@ class _Folder:
         sets: dict[str, SetResult] = {}
         for place in sorted(self.path.glob("texts/*")):
             seeds = sorted((_seed_in(texts) for texts in place.glob("seed-*.jsonl")), key=lambda result: result.seed)
-            sets[place.name] = SetResult(place.name, tuple(seeds))
+            if seeds:  # none where another process is about to write the first
+                sets[place.name] = SetResult(place.name, tuple(seeds))
         found = EvaluationResult(sets, held_out or before.get("held_out", {}))
         atomic_write_json(file, found.as_dict())
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abkd.errors import InputError
+from abkd.lm._metrics import entropy, kl
 from abkd.teachers._lm_cache_rows import check_tokenised, padded, row_columns, row_of, vocabulary_of
 
 _BLOCK = 256
@@ -80,20 +81,11 @@ def _logits(model: Any, ids: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
 
 def _measures(lq: Tensor, lp: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
     """One value a token, from log-probabilities (N, V) of the model and of its teacher."""
-    found = {"nll": nn.functional.nll_loss(lq, labels, reduction="none"), "entropy": _entropy(lq)}
+    found = {"nll": nn.functional.nll_loss(lq, labels, reduction="none"), "entropy": entropy(lq)}
     if lp is not None:
-        found["forward_kl"] = _kl(lp, lq)
-        found["reverse_kl"] = _kl(lq, lp)
+        found["forward_kl"] = kl(lp, lq)
+        found["reverse_kl"] = kl(lq, lp)
         found["teacher_nll"] = nn.functional.nll_loss(lp, labels, reduction="none")
-        found["teacher_entropy"] = _entropy(lp)
+        found["teacher_entropy"] = entropy(lp)
         found["agreement"] = (lp.argmax(-1) == lq.argmax(-1)).float()
     return found
-
-
-def _entropy(logs: Tensor) -> Tensor:
-    return -torch.special.xlogy(logs.exp(), logs.exp()).sum(-1)
-
-
-def _kl(first: Tensor, second: Tensor) -> Tensor:
-    each = nn.functional.kl_div(second, first, log_target=True, reduction="none")
-    return each.masked_fill(first == -torch.inf, 0.0).sum(-1)  # what `first` rules out is worth 0; NaN stays NaN
