@@ -29,7 +29,6 @@ FAULTS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("data.validation", 0, ("data.validation: expected a share in (0, 1), or a number of rows of at least 1",)),
     ("student.layers", [0, 0, 1], ("student.layers: expected different indices in rising order",)),
     ("student.layers", [1, 0], ("student.layers: expected different indices in rising order",)),
-    ("training.max_length", 0, ("training.max_length:", "at least 2 tokens")),
     ("divergence", {"alpha": 0.5}, ("divergence: alpha and beta belong together, and only alpha is given",)),
     ("data.template", "alpacca", ("data.template:", "alpaca")),
     ("data.pretrain", "none.txt", ("data.pretrain:", "no such file")),

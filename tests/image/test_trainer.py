@@ -66,6 +66,29 @@ def test_trains_what_a_plain_loop_trains(tmp_path, method):
         torch.testing.assert_close(run.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-7)
 
 
+def test_a_schedule_trains_what_a_plain_loop_with_each_steps_weight_trains(tmp_path):
+    data = Images(40)
+    run = trainer(
+        tmp_path,
+        model=student(dropout=0.0),
+        train=data,
+        method="kd",
+        kd_weight={"from": 1.0, "to": 0.0},
+        num_train_epochs=1,
+        lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
+        save_strategy="no",
+    )
+    run.train()
+
+    def objective(*batch, epoch):  # the only one: its share that is done is the run's
+        return objective_by_name("kd", kd_weight=1.0 - epoch)(*batch, epoch=epoch)
+
+    expected = plain_loop(student(dropout=0.0), data, objective, steps=5, lr=0.05)
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(run.model.state_dict()[name], tensor, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("method", ["sft", "kd", "abkd"])
 def test_eight_steps_of_one_are_one_step_of_eight(tmp_path, method):
     results = []

@@ -75,11 +75,7 @@ def test_a_run_leaves_everything_about_it(tmp_path, data, teacher_folder):
     assert ImageRun.from_dict(json.loads((tmp_path / "run" / "run.json").read_text())) == settings
     verify_manifest(tmp_path / "run" / "best")
     best = load_model(tmp_path / "run" / "best")
-    images = torch.stack([data.test[i]["pixel_values"] for i in range(len(data.test))])
-    labels = torch.tensor([data.test[i]["labels"] for i in range(len(data.test))])
-    with torch.no_grad():
-        accuracy = float((best(images).logits.argmax(-1) == labels).double().mean())
-    assert accuracy == pytest.approx(result.metrics["test"]["best"]["accuracy"])
+    assert accuracy_of(best, data.test) == pytest.approx(result.metrics["test"]["best"]["accuracy"])
 
 
 def test_the_test_split_is_read_once_and_never_chooses(tmp_path, data, teacher_folder):
@@ -93,6 +89,27 @@ def test_the_test_split_is_read_once_and_never_chooses(tmp_path, data, teacher_f
     assert other.best_epoch == result.best_epoch
     assert other.metrics["validation"] == result.metrics["validation"]
     assert other.metrics["test"]["best"]["accuracy"] < 0.5 * result.metrics["test"]["best"]["accuracy"]
+
+
+def test_best_holds_the_weights_of_the_best_epoch(tmp_path, data):
+    """With a rate that grows, so that the last epoch is the worst."""
+    training = TRAINING | {"learning_rate": 1.0, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 60}
+    result = run_image(ImageRun(TEACHER, DATA, "sft", training=training), tmp_path / "run", progress=False, data=data)
+    accuracies = [line["validation_accuracy"] for line in result.history]
+    assert result.best_epoch < 3
+    assert max(accuracies) > accuracies[-1] + 0.1
+    assert not same_bits(weights_of(tmp_path / "run", "best"), weights_of(tmp_path / "run", "last"))
+    for which in ("best", "last"):
+        model = load_model(tmp_path / "run" / which)
+        for split, rows in (("validation", data.validation), ("test", data.test)):
+            assert accuracy_of(model, rows) == pytest.approx(result.metrics[split][which]["accuracy"])
+
+
+@torch.no_grad()
+def accuracy_of(model, rows):
+    images = torch.stack([rows[i]["pixel_values"] for i in range(len(rows))])
+    labels = torch.tensor([rows[i]["labels"] for i in range(len(rows))])
+    return float((model(images).logits.argmax(-1) == labels).double().mean())
 
 
 def weights_of(folder, which="last"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,37 @@ def test_rows_keep_their_own_columns_and_datasets_reads_the_folder(
     assert cache.summary["bytes_per_token"] * tokens < files
 
 
+@pytest.mark.parametrize("options", [{"top_k": 5}, {"min_probability": 0.008}, {"top_k": 5, "power": 0.9}])
+def test_the_summary_is_what_the_files_hold(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    cache = build(rows, teacher, tokenizer, tmp_path / "c", **options)
+    targets = cache.targets_for(collated(list(rows)))
+    entries, mass = (targets.ids >= 0).sum(-1).double(), targets.log_tail.double().exp()
+    assert cache.summary["entries_per_token"] == pytest.approx(float(entries.mean()), rel=1e-9)
+    assert cache.summary["tail_mass"] == pytest.approx(float(mass.mean()), rel=1e-6)
+    assert 0.05 < cache.summary["tail_mass"] < 0.99
+    assert cache.summary["bytes_per_token"] == pytest.approx(bytes_of(cache) / len(entries), rel=0.02)
+
+
+def test_a_large_vocabulary_takes_the_bytes_that_the_formula_says(rows: Any, tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer.add_tokens([f"<more {number}>" for number in range(20_000 - lm_toys.VOCABULARY)])
+    teacher = lm_toys.frozen(lm_toys.tiny_model(seed=2, layers=1, vocabulary=20_000))
+    cache = build(rows, teacher, tokenizer, tmp_path / "c", top_k=50, bits=6)
+    tokens, read = cache.summary["tokens"], sum(len(ids) for ids in rows["input_ids"])
+    texts = (44 * len(rows) + read / 8) / tokens
+    formula = 4 + 50 / 8 * (6 + math.log2(20_000 / 50) + 2)
+    assert cache.vocabulary == 20_000
+    assert bytes_of(cache) / tokens == pytest.approx(formula + texts, rel=0.05)
+    assert cache.summary["bytes_per_token"] == pytest.approx(bytes_of(cache) / tokens, rel=0.02)
+
+
+def bytes_of(cache: LmCache) -> int:
+    """What Arrow holds of the teacher's columns."""
+    own = [name for name in cache.dataset.column_names if name.startswith("teacher_")]
+    return int(cache.dataset.select_columns(own).data.nbytes)
+
+
 # What it loses.
 
 
@@ -256,6 +288,24 @@ def test_masses_of_another_temperature_are_not_told(rows: Any, teacher: Any, tok
 
 
 # Training.
+
+
+@pytest.mark.parametrize(("power", "tail"), [(None, "bucket"), (0.9, "power-bucket")])
+def test_the_trainer_compares_the_tail_as_one_class(
+    rows: Any, student: Any, teacher: Any, tokenizer: Any, tmp_path: Path, power: float | None, tail: Any
+) -> None:
+    cache = build(rows, teacher, tokenizer, tmp_path / "c", top_k=5, power=power)
+    options: dict[str, Any] = {"alpha": 0.2, "beta": 0.7, "teacher_cache": cache}
+    trainer = lm_toys.make_trainer(tmp_path / "run", tokenizer, student, None, **options)
+    batch = lm_toys.batch_of(trainer)
+    loss = float(trainer.mean_loss(trainer.model, batch)[0].detach())
+    logits, targets = live_log_probs(trainer.model, batch), cache.targets_for(batch)
+    expected = {
+        name: float(linear_divergence_loss(logits, torch.eye(320), targets, AlphaBeta(0.2, 0.7), tail=name))
+        for name in (tail, "renormalise")
+    }
+    assert loss == pytest.approx(expected[tail], rel=1e-4)
+    assert abs(loss - expected["renormalise"]) > 0.1 * expected[tail]
 
 
 def test_training_from_everything_kept_is_training_from_the_live_teacher(

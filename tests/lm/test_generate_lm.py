@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from abkd.lm._batch import own_batch, prompts_of
+from abkd.lm._decoding import Decoding
 from abkd.lm._generate import cut_after_end, write_texts
 from abkd.lm._replay import ReplayBuffer
 from abkd.lm._student_settings import Sampling
@@ -49,6 +51,36 @@ def test_the_models_own_generation_settings_do_not_apply_and_stay(student: Any) 
     written = write_texts(student, [[5]] * 16, short, pad=1, ends=[0], vocabulary=320)
     assert len({tuple(row) for row in written}) > 8
     assert student.generation_config.min_p == 0.999
+
+
+def test_no_pair_of_tokens_comes_twice_where_it_is_asked_for(student: Any) -> None:
+    prompt = [5, 6, 7, 5, 8]
+    most: dict[int, int] = {}
+    for size in (2, 0):
+        greedy = Decoding(temperature=0.0, max_new_tokens=60, no_repeat_ngram_size=size)
+        text = prompt + write_texts(student, [prompt], greedy, pad=1, ends=[], vocabulary=320)[0]
+        most[size] = max(Counter(pairwise(text)).values())
+        assert len(text) == 65
+    assert most[2] == 1 < most[0]
+
+
+def test_top_p_and_top_k_draw_from_the_most_probable_alone(student: Any) -> None:
+    prompt, count = [20, 21, 22], 400
+    with torch.no_grad():
+        student.get_output_embeddings().weight.mul_(2)
+        probabilities = student(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+    largest, order = probabilities.sort(descending=True)
+    nucleus = order[largest.cumsum(-1) - largest < 0.5].tolist()
+
+    def drawn(**options: Any) -> set[int]:
+        decoding = Decoding(max_new_tokens=1, no_repeat_ngram_size=0, **options)
+        return {row[0] for row in write_texts(student, [prompt] * count, decoding, pad=1, ends=[], vocabulary=320)}
+
+    assert drawn(top_k=3) == set(order[:3].tolist())
+    assert 3 < len(nucleus) < 160
+    assert drawn(top_p=0.5) <= set(nucleus)
+    assert drawn() - set(nucleus)
+    assert drawn(top_k=0) - set(order[:50].tolist())
 
 
 def test_teacher_mix_samples_from_the_mixture(student: Any, teacher: Any) -> None:

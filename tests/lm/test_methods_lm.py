@@ -16,6 +16,7 @@ from abkd import ReverseKL, divergence_loss
 from abkd.divergences import by_name
 from abkd.errors import InputError
 from abkd.lm import METHODS
+from abkd.lm._batch import ROLLOUT
 from abkd.lm._generate import mixture
 from abkd.lm._hidden import Predictions
 from abkd.lm._minillm import PolicyGradient, policy_loss, remember
@@ -190,6 +191,36 @@ def test_texts_serve_as_many_steps_as_epochs(tmp_path: Path, tokenizer: Any, stu
     assert all(torch.equal(texts[0], texts[step]) for step in (1, 2))
     assert all(torch.equal(texts[3], texts[step]) for step in (4, 5))
     assert texts[0].shape != texts[3].shape or not torch.equal(texts[0], texts[3])
+
+
+def test_minillm_trains_by_the_policy_gradient(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    settings = {"clip": 0.1, "epochs": 2}
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, student, teacher, method="minillm", max_new_tokens=8, method_settings=settings
+    )
+    trainer.state.max_steps, trainer.model_wrapped = 2, trainer.model
+    (own,) = trainer.prepare_batches([lm_toys.batch_of(trainer)])
+    with torch.no_grad():  # as if a step had been taken
+        for parameter in student.parameters():
+            parameter.mul_(1.2)
+    trainer.model.train()
+    loss, _ = trainer.mean_loss(trainer.model, own)
+    keep = own["labels"][:, 1:] != -100
+    inputs = {name: own[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        log_q, log_p = (model(**inputs).logits[:, :-1][keep].log_softmax(-1) for model in (student, teacher))
+    labels, moment = own["labels"][:, 1:][keep], own[ROLLOUT]
+    expected = policy_loss(
+        Predictions(log_q, torch.eye(log_q.shape[-1])),
+        DenseTargets(log_p),
+        labels,
+        moment,
+        Objective(ReverseKL()),
+        PolicyGradient(**settings),
+    )
+    torch.testing.assert_close(loss.detach(), expected, rtol=1e-4, atol=1e-5)
+    reverse = float((log_q.exp() * (log_q - log_p)).sum(-1).mean())
+    assert float(loss.detach()) != pytest.approx(reverse, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,15 @@ from typing import Any
 import datasets
 import lm_toys
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from abkd.engine import RunFolder
 from abkd.errors import CorruptFileError, InputError
 from abkd.lm import (
     LmData,
     LmEvaluation,
+    LmParts,
     LmRun,
     LmStudent,
     LmTeacher,
@@ -27,10 +30,10 @@ from abkd.lm import (
 )
 from abkd.lm._adapters import config_of
 from abkd.lm._rows import tell_rows
-from abkd.lm.data import load_instructions
-from abkd.lm.evaluation import SEEDS, Decoding, evaluate
+from abkd.lm.data import load_instructions, tokenise
+from abkd.lm.evaluation import SEEDS, Decoding, evaluate, held_out
 from abkd.storage import staged_folder
-from abkd.study import evaluate_texts
+from abkd.study import build_cache, evaluate_folder, evaluate_texts
 from abkd.study._evaluate_lm import asked_as
 
 SHORT = {"num_train_epochs": 1, "per_device_train_batch_size": 2, "use_cpu": True, "gradient_checkpointing": False}
@@ -198,6 +201,74 @@ def test_a_run_is_asked_as_its_recipe_asks(tmp_path: Path, settings: LmRun) -> N
     assert found.decoding() == Decoding(max_new_tokens=7, max_prompt_length=None)
     assert (published.data.template, published.evaluation.seeds) == ("alpaca", SEEDS)
     assert published.decoding() == Decoding()
+
+
+def test_a_run_answers_other_sets_as_its_recipe_asks(settings: LmRun, student_folder: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "asked.jsonl", tasks("Asked", 3))
+    data = replace(settings.data, template="plain", max_prompt_length=5)
+    run = replace(settings, data=data, evaluation=replace(settings.evaluation, max_new_tokens=5, seeds=(3,)))
+    folder = RunFolder.create(tmp_path / "run", run.to_dict()).path
+    shutil.copytree(student_folder, folder / "best")
+    result = evaluate_texts(str(folder), (file,), output=tmp_path / "out", progress=False)
+    assert [path.name for path in (tmp_path / "out" / "texts" / "asked").iterdir()] == ["seed-3.jsonl"]
+    lines = (tmp_path / "out" / "texts" / "asked" / "seed-3.jsonl").read_text().splitlines()
+    prompts, tokenizer = [json.loads(line)["prompt"] for line in lines], AutoTokenizer.from_pretrained(student_folder)
+    assert len(prompts) == 3
+    for number, prompt in enumerate(prompts):
+        assert f"Asked {number}".startswith(prompt)
+        assert 1 <= len(tokenizer(prompt)["input_ids"]) <= 5
+    (seed,) = result.sets["asked"].seeds
+    assert seed.seed == 3
+    assert max(response.tokens for response in seed.responses) <= 5
+
+
+def test_best_and_last_are_measured_apart(
+    settings: LmRun, student_folder: Path, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(settings, data=replace(settings.data, test=3), teacher=None, method="sft")
+    folder = RunFolder.create(tmp_path / "run", run.to_dict())
+    kept = {"best": student_folder, "last": teacher_folder}
+    for which, model in kept.items():
+        shutil.copytree(model, folder.path / which)
+    folder.write_result({})
+    tokenizer = AutoTokenizer.from_pretrained(student_folder)
+    rows = tokenise(load_rows(run.data, tokenizer)["test"], tokenizer, max_length=None)
+    measured = {which: evaluate_folder(folder.path, which=which)["run"]["nll"] for which in kept}
+    for which, model in kept.items():
+        assert measured[which] == pytest.approx(held_out(load_model(model), rows, tokenizer)["nll"], rel=1e-5)
+    assert abs(measured["best"] - measured["last"]) > 1e-2
+
+
+def test_rows_are_held_out_by_share_and_split_seed(tmp_path: Path, tokenizer: Any) -> None:
+    data = LmData(write(tmp_path / "twenty.jsonl", tasks("Task", 20)), validation=0.25, test=0.1)
+    found: list[dict[str, set[str]]] = []
+    for seed in (0, 1, 0):
+        rows = load_rows(replace(data, split_seed=seed), tokenizer)
+        found.append({name: set(part["prompt"]) for name, part in rows.items()})
+        assert {name: len(part) for name, part in rows.items()} == {"train": 13, "validation": 5, "test": 2}
+        assert len(set.union(*found[-1].values())) == 20
+    assert found[0] == found[2]
+    for name in ("validation", "test"):
+        assert found[0][name] != found[1][name]
+
+
+def test_a_student_has_the_type_that_the_recipe_says(
+    settings: LmRun, tokenizer: Any, teacher: Any, student_folder: Path
+) -> None:
+    for chosen, origin in ((LmStudent(str(student_folder)), None), (LmStudent(layers=1), teacher)):
+        for name, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            run = replace(settings, student=replace(chosen, dtype=name))
+            made = LmParts(tokenizer, None, origin=origin).student(run)
+            assert {parameter.dtype for parameter in made.parameters()} == {kind}
+    assert teacher.dtype == torch.float32
+
+
+def test_a_cache_is_as_warm_as_the_loss(settings: LmRun, tmp_path: Path) -> None:
+    run = replace(settings, method="kd", loss={"temperature": 2.0})
+    cache = build_cache(run, tmp_path / "cache", top_k=4, progress=False)
+    assert cache.temperature == 2.0
+    assert len(cache) == 8
+    assert build_cache(replace(run, loss={}), tmp_path / "cold", top_k=4, progress=False).temperature == 1.0
 
 
 def test_a_model_that_this_library_wrote_is_checked_when_it_is_loaded(student_folder: Path, tmp_path: Path) -> None:

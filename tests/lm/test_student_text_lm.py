@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from abkd import ForwardKL, divergence_loss
 from abkd.errors import InputError, MissingPackageError
-from abkd.lm._batch import OWN_TEXT, prompts_of
+from abkd.lm._batch import OWN_TEXT, ROLLOUT, prompts_of
 from abkd.lm._student_settings import StudentText
 
 SHORT = {"max_new_tokens": 6}
@@ -159,6 +159,51 @@ def test_generation_has_its_own_temperature(tmp_path: Path, tokenizer: Any, stud
     assert torch.equal(*written)
 
 
+def test_text_is_sampled_from_the_teacher_too_and_weighed_for_it(tmp_path: Path, tokenizer: Any, student: Any) -> None:
+    teacher, favourite = lm_toys.frozen(lm_toys.tiny_model(seed=2, tie_word_embeddings=False)), 7
+    teacher.get_input_embeddings().weight[:, 0] = 10.0  # every state points this way
+    teacher.get_output_embeddings().weight.zero_()
+    teacher.get_output_embeddings().weight[favourite, 0] = 2.0
+    settings = {"method": "minillm", "student_text": {"teacher_mix": 0.9, "max_new_tokens": 16}}
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher, **settings)
+    (own,) = trainer.prepare_batches([lm_toys.batch_of(trainer)])
+    keep = own["labels"][:, 1:] != -100
+    labels = own["labels"][:, 1:][keep]
+    assert float((labels == favourite).float().mean()) > 0.75
+    inputs = {name: own[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        q, p = (
+            model(**inputs).logits[:, :-1][keep].softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+            for model in (student, teacher)
+        )
+    assert float(p[labels == favourite].min()) > 0.9
+    torch.testing.assert_close(own[ROLLOUT]["weight"], q / (0.1 * q + 0.9 * p), rtol=1e-4, atol=1e-6)
+
+
+def test_batches_of_one_step_are_given_texts_of_their_own(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    trainer = own_trainer(tmp_path, tokenizer, student, teacher)
+    batch = lm_toys.batch_of(trainer)
+    first, second = (own["input_ids"].tolist() for own in trainer.prepare_batches([batch, batch]))
+    again, _ = (own["input_ids"].tolist() for own in trainer.prepare_batches([batch, batch]))
+    assert first == again != second
+
+
+def test_nothing_is_logged_of_how_likely_the_students_own_text_is(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    lines: dict[str, list[dict[str, float]]] = {}
+    for method, text in (("imitkd", SHORT), ("kd", None)):
+        trainer = own_trainer(tmp_path, tokenizer, student, teacher, method=method, student_text=text, max_steps=2)
+        trainer.train()
+        lines[method] = [line for line in trainer.state.log_history if "loss" in line]
+        assert len(lines[method]) == 2
+        assert all("agreement" in line for line in lines[method])
+    assert not any("nll" in line for line in lines["imitkd"])
+    assert all("nll" in line for line in lines["kd"])
+
+
 def test_the_model_comes_back_in_the_mode_it_was_in(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
     trainer = own_trainer(tmp_path, tokenizer, student, teacher)
     trainer.model.train()
@@ -241,6 +286,31 @@ def test_the_first_anchor_is_the_loss_before_training(
     trainer._writer.load(tmp_path / "state", 0)
     trainer.validation_nll = lambda: pytest.fail("a resumed run was evaluated again")
     trainer.prepare_batches([lm_toys.batch_of(trainer)])
+
+
+def test_the_share_grows_in_a_run_whose_validation_loss_rises(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    trainer = own_trainer(
+        tmp_path,
+        tokenizer,
+        student,
+        teacher,
+        method="distillm",
+        student_text={"share": 0.0, "growth": 0.5, **SHORT},
+        learning_rate=0.3,
+        max_steps=5,
+        eval_strategy="steps",
+        eval_steps=1,
+        eval_dataset=lm_toys.instructions(4),
+    )
+    limit = trainer.evaluate()["eval_nll"] + 0.1
+    trainer.state.log_history.clear()
+    trainer.train()
+    evaluated = [line for line in trainer.state.log_history if "eval_nll" in line]
+    shares = [line["eval_student_text_share"] for line in evaluated]
+    passed = next(number for number, line in enumerate(evaluated[:-1]) if line["eval_nll"] >= limit)
+    assert shares[: passed + 2] == [0.0] * (passed + 1) + [0.5]
 
 
 def test_prompts_come_from_the_training_split_alone(

@@ -17,7 +17,7 @@ from abkd.errors import InputError
 from abkd.lm._batch import counted, prompts_of
 from abkd.lm._hidden import Predictions
 from abkd.lm._metrics import Meter, comparison
-from abkd.losses import DenseTargets
+from abkd.losses import DenseTargets, HiddenTargets
 
 
 def by_hand(trainer: Any, batch: dict[str, Any], divergence: Any, temperature: float = 1.0, size: int = 320) -> Any:
@@ -74,27 +74,38 @@ def test_the_hidden_path_gives_the_loss_of_full_logits(
     torch.testing.assert_close(loss, by_hand(trainer, batch, AlphaBeta(0.2, 0.7), temperature), rtol=1e-5, atol=1e-7)
 
 
-def test_rescaled_logits_are_followed(tmp_path: Path, tokenizer: Any) -> None:
-    from transformers import GraniteConfig, GraniteForCausalLM
+def adjusted(kind: str, seed: int) -> Any:
+    """A tiny model whose logits are more than its head times its hidden states."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
-    def granite(seed: int) -> Any:
-        torch.manual_seed(seed)
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-        config = GraniteConfig(
-            vocab_size=320,
-            num_hidden_layers=1,
-            logits_scaling=4.0,
-            initializer_range=0.3,
-            eos_token_id=0,
-            pad_token_id=1,
-            **sizes,
-        )
-        return GraniteForCausalLM(config).eval()
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.3,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+        "attn_implementation": "eager",
+    }
+    if kind == "scaled":
+        return GraniteForCausalLM(GraniteConfig(logits_scaling=4.0, **sizes)).eval()
+    return Gemma2ForCausalLM(Gemma2Config(head_dim=8, final_logit_softcapping=1.5, **sizes)).eval()
 
-    trainer = lm_toys.make_trainer(tmp_path, tokenizer, granite(1), granite(2))
+
+@pytest.mark.parametrize("kind", ["scaled", "capped"])
+def test_rescaled_and_capped_logits_are_followed_without_being_made(
+    tmp_path: Path, tokenizer: Any, capsys: Any, kind: str
+) -> None:
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, adjusted(kind, 1), lm_toys.frozen(adjusted(kind, 2)))
     batch = lm_toys.batch_of(trainer)
     loss, _ = trainer.mean_loss(trainer.model, batch)
     torch.testing.assert_close(loss, by_hand(trainer, batch, AlphaBeta(0.2, 0.7)), rtol=1e-5, atol=1e-7)
+    assert isinstance(trainer.teacher.targets_for(batch), HiddenTargets)
+    assert "logits are used" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["abkd", "sft"])
@@ -205,6 +216,28 @@ def test_logged_metrics_by_hand(tmp_path: Path, tokenizer: Any, student: Any, te
     assert logged["loss"] == pytest.approx(float(expected["divergence"] + 0.3 * expected["nll"]), rel=1e-4)
     assert logged["num_tokens"] == float(batch["attention_mask"].sum())
     assert logged["tokens_per_second"] > 0
+
+
+def test_the_logged_step_is_the_one_that_is_measured(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    settings = {"max_steps": 2, "logging_steps": 2, "learning_rate": 3e-2}
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, **settings)
+    measure, found = trainer.mean_loss, list[tuple[float, float]]()
+
+    def watch(model: Any, inputs: Any) -> Any:
+        with torch.no_grad():
+            logits = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
+        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs["labels"][:, 1:].flatten())
+        found.append((float(nll), float(by_hand(trainer, inputs, ForwardKL()))))
+        return measure(model, inputs)
+
+    trainer.mean_loss = watch
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["step"] == len(found) == 2
+    assert (logged["nll"], logged["forward_kl"]) == pytest.approx(found[1], rel=1e-4)
+    assert abs(found[1][0] - found[0][0]) > 1e-2
 
 
 def test_the_teacher_stays_frozen_in_eval_mode_and_in_its_own_type(

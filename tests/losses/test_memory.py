@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import abkd
 from abkd.losses import SparseTargets, _backend, _rows, _walk
+from abkd.losses._linear import _default_chunk
 
 TOKENS, CLASSES, WIDTH = 64, 600, 8
 
@@ -92,3 +93,12 @@ def test_plain_operations_take_a_few_rows_on_every_device(monkeypatch: pytest.Mo
     with Largest(torch.float32) as largest:
         t.fused(abkd.ForwardKL(), targets, **options)
     assert largest.elements == 3 * CLASSES
+
+
+def test_blocks_that_nobody_chose_are_small_too() -> None:
+    classes = 170_000
+    t = toy((100,), classes, 2, dtype=torch.float32, bias=False)
+    assert watched(t, abkd.ForwardKL(), t.hidden_targets(), chunk_size=None) <= 64 * classes < 100 * classes
+    chunk = _default_chunk(torch.empty(1, 576), 49_152)
+    assert 64 <= chunk < 4096
+    assert 2 * chunk * 49_152 * 4 <= 160 << 20
