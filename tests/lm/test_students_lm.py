@@ -251,3 +251,21 @@ def test_smollm2_knows_the_capital_of_france_and_its_influential_layers() -> Non
     with torch.no_grad():
         kl = divergence_loss(student(**ids).logits[0], model(**ids).logits[0], ForwardKL())
     assert 0 < float(kl) < 4
+
+
+def test_two_processes_may_convert_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rename of the slower one fails on the folder of the faster."""
+    monkeypatch.setenv("ABKD_CACHE", str(tmp_path))
+    monkeypatch.setattr(smollm2, "_gguf_file", lambda: Path("x.gguf"))
+
+    def slower(gguf: Path, folder: Path, faster: bool = True) -> None:
+        if faster:
+            with staged_folder(folder) as place:
+                (place / "model.safetensors").write_bytes(b"weights")
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(smollm2, "_convert", lambda gguf, folder: slower(gguf, folder, faster=False))
+    with pytest.raises(OSError, match="not empty"):
+        smollm2.smollm2_folder()
+    monkeypatch.setattr(smollm2, "_convert", slower)
+    assert (smollm2.smollm2_folder() / "model.safetensors").is_file()

@@ -42,20 +42,22 @@ def smollm2_folder(*, verify: bool = True) -> Path:
             package that is compiled, so it is installed with `--no-deps`.
     """
     folder = cache_folder() / _FOLDER
-    if (folder / "model.safetensors").is_file():
-        if not verify:
-            return folder
-        try:
-            verify_manifest(folder)
-        except CorruptFileError:
-            pass
-        else:
-            return folder
+    if (folder / "model.safetensors").is_file() and (not verify or _whole(folder)):
+        return folder
     try:
         _convert(_gguf_file(), folder)
     except OSError:
-        verify_manifest(folder)  # another process was faster
+        if not _whole(folder):  # if it is, another process was faster
+            raise
     return folder
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        verify_manifest(folder)
+    except CorruptFileError:
+        return False
+    return True
 
 
 def load_smollm2(*, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
