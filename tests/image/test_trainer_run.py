@@ -13,6 +13,7 @@ import abkd.image._run as run_module
 from abkd.engine import TrainingError
 from abkd.errors import InputError, RunExistsError
 from abkd.image import DataChoice, ImageRun, ModelChoice, RunResult, load_result, load_teacher, run_image
+from abkd.image._evaluate import evaluate_models
 from abkd.image.data import load_data
 from abkd.image.models import load_model
 from abkd.storage import newest_complete, verify_manifest
@@ -103,6 +104,17 @@ def test_best_holds_the_weights_of_the_best_epoch(tmp_path, data):
         model = load_model(tmp_path / "run" / which)
         for split, rows in (("validation", data.validation), ("test", data.test)):
             assert accuracy_of(model, rows) == pytest.approx(result.metrics[split][which]["accuracy"])
+
+
+def test_students_are_measured_in_the_precision_they_are_saved_in(tmp_path, data):
+    training = TRAINING | {"learning_rate": 1.0, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 60}
+    settings = ImageRun(TEACHER, DATA, "sft", training=training | {"bf16": True})
+    result = run_image(settings, tmp_path / "run", progress=False, data=data)
+    for which in ("best", "last"):
+        found = evaluate_models({"saved": load_model(tmp_path / "run" / which)}, data.test)["saved"]
+        assert result.metrics["test"][which] == pytest.approx(
+            {name: found[name] for name in result.metrics["test"][which]}, rel=1e-5
+        )
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from abkd.engine._run_folder import RunFolder  # noqa: E402
 from abkd.engine._runs import Measured, OpenRun, load_result, size_of  # noqa: E402
 from abkd.engine._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
 from abkd.engine._settings import FromSettings  # noqa: E402
-from abkd.engine._trainer import EngineTrainer, TrainingError  # noqa: E402
+from abkd.engine._trainer import EngineTrainer, TrainingError, in_own_precision  # noqa: E402
 
 __all__ = [
     "WAITED",
@@ -50,6 +50,7 @@ __all__ = [
     "alone",
     "as_schedule",
     "environment",
+    "in_own_precision",
     "is_main",
     "is_schedule",
     "join",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -298,6 +299,20 @@ class EngineTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Called by transformers on the staged folder, which is renamed first and pushed after that."""
+
+
+@contextmanager
+def in_own_precision(model: Any) -> Generator[None]:
+    """A trained model without the autocast that accelerate puts around its forward: in the precision of its weights."""
+    trained, own = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
+    if own is None:
+        yield
+        return
+    model.forward = own
+    try:
+        yield
+    finally:
+        model.forward = trained
 
 
 def _normalised_here(*_: Any, **__: Any) -> Tensor:

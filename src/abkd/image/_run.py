@@ -10,7 +10,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import set_seed
 
-from abkd.engine import Measured, MetricsLog, OpenRun, Report, RunFolder, RunResult, load_result, on_main, size_of
+from abkd.engine import (
+    Measured,
+    MetricsLog,
+    OpenRun,
+    Report,
+    RunFolder,
+    RunResult,
+    in_own_precision,
+    load_result,
+    on_main,
+    size_of,
+)
 from abkd.image._config import DistillationConfig
 from abkd.image._evaluate import evaluate_models
 from abkd.image._load import load_student, load_teacher
@@ -155,6 +166,17 @@ def _test(
     run: RunFolder,
 ) -> Measured:
     """Save the models of the best and the last epoch, and measure both in one pass over the test split."""
+    with in_own_precision(student):
+        return _tested(trainer, student, teacher, data, run)
+
+
+def _tested(
+    trainer: DistillationTrainer,
+    student: ImageClassifier,
+    teacher: Teacher | None,
+    data: ImageData,
+    run: RunFolder,
+) -> Measured:
     models: dict[str, nn.Module] = {"last": student}
     best = student
     if trainer.best is not None and trainer.best.weights:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import set_seed
 
-from abkd.engine import WAITED, Measured, MetricsLog, OpenRun, Report, RunFolder, RunResult, is_main, on_main, size_of
+from abkd.engine import (
+    WAITED,
+    Measured,
+    MetricsLog,
+    OpenRun,
+    Report,
+    RunFolder,
+    RunResult,
+    in_own_precision,
+    is_main,
+    on_main,
+    size_of,
+)
 from abkd.engine import load_result as load_lm_result
 from abkd.errors import InputError
 from abkd.lm._adapters import lora
@@ -155,22 +165,8 @@ def _trainer(
 def _test(trainer: DistillationTrainer, judge: Judge, run: RunFolder, start: dict[str, float]) -> Measured:
     """Save and measure the models of the last and of the best epoch; called in every process."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    with _in_its_own_precision(model):
+    with in_own_precision(model):
         return _tested(trainer, model, judge, run, start)
-
-
-@contextmanager
-def _in_its_own_precision(model: Any) -> Generator[None]:
-    """A model without the autocast that accelerate puts around its forward: as it is saved, and was at the start."""
-    trained, own = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
-    if own is None:
-        yield
-        return
-    model.forward = own
-    try:
-        yield
-    finally:
-        model.forward = trained
 
 
 def _tested(

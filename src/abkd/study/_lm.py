@@ -68,7 +68,7 @@ class LmPlan(StudyPlan["LmRun"]):
         epoch = "the last epoch" if run.data.validation is None else "the epoch chosen by the validation rows"
         shown = {column.title for column in self.columns()}
         meaning = "; ".join(text for title, text in _MEANING.items() if title in shown)
-        return f"{_SPREAD} {meaning[:1].upper()}{meaning[1:]}.".format(split=split, epoch=epoch) if meaning else ""
+        return f"{_SPREAD} {meaning}.".format(split=split, epoch=epoch) if meaning else ""
 
     def work(self, place: Path, progress: bool) -> Work:
         """`run_lm`, with models and rows loaded once for all runs that name the same."""
