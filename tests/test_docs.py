@@ -15,9 +15,9 @@ import shlex
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -110,6 +110,57 @@ def test_every_key_of_a_recipe_is_named(page: str, task: str) -> None:
     keys = [f"{section}.{key}" for section, fields in inside.items() for key in fields]
     keys += [key for key in recipe.model_fields if key not in {*inside, "task"}]
     assert [key for key in keys if f"`{key}`" not in text] == []
+
+
+LITERAL = re.compile(r"`([^`]*)`|(?<![\w.])(\d[\d.e-]*|true|false)\b")
+
+
+def tables(page: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Of each row of a page's tables of settings: the keys, and the values in the column of defaults."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for table in re.findall(r"^\| (?:key|setting) \| default .*\n(?:\|.*\n)+", text, re.M):
+        for row in table.splitlines()[2:]:
+            _, keys, given, *_ = row.split("|")
+            yield re.findall(r"`([^`]*)`", keys), [quoted or bare for quoted, bare in LITERAL.findall(given)]
+
+
+def shown(default: Any) -> list[str]:
+    """How a table writes a default: a list by its ends; nothing for what is said in words."""
+    if isinstance(default, list) and default:
+        return [str(item) for item in dict.fromkeys([default[0], default[-1]])]
+    if isinstance(default, bool):
+        return [str(default).lower()]
+    if isinstance(default, int | float):
+        return [f"{default:g}"]
+    return [default] if isinstance(default, str) and default else []
+
+
+@pytest.mark.parametrize(("page", "task"), [("methods.md", "image"), ("language-models.md", "lm")])
+def test_defaults_in_tables_are_those_of_the_code(page: str, task: str) -> None:
+    pytest.importorskip("trl")
+    from pydantic import BaseModel
+    from pydantic_core import PydanticUndefined
+
+    from abkd.config._image import ImageRecipe
+    from abkd.config._lm import LmRecipe
+    from abkd.lm._student_settings import StudentText
+
+    recipe: type[BaseModel] = ImageRecipe if task == "image" else LmRecipe
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(StudentText)}
+    for name, whole in recipe.model_fields.items():
+        kinds = [kind for kind in (whole.annotation, *get_args(whole.annotation)) if isinstance(kind, type)]
+        section = next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+        for inner, field in ({} if section is None else section.model_fields).items():
+            defaults[f"{name}.{inner}"] = field.get_default(call_default_factory=True)
+        defaults[name] = whole.get_default(call_default_factory=True)
+    wrong: dict[str, Any] = {}
+    rows = list(tables(page))
+    assert rows
+    for keys, given in rows:
+        wanted = [word for key in keys if (value := defaults[key]) is not PydanticUndefined for word in shown(value)]
+        if sorted(given) != sorted(wanted):
+            wrong[", ".join(keys)] = {"table": given, "code": wanted}
+    assert wrong == {}
 
 
 @each_document
