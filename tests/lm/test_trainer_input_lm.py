@@ -11,12 +11,13 @@ import lm_toys
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 
 import abkd
 from abkd.errors import InputError
 from abkd.lm import DistillationConfig, DistillationTrainer, lora, make_student
 from abkd.lm._batch import counted
+from abkd.lm._setup import Setup
 from abkd.lm.data import tokenise
 from abkd.losses import SparseTargets
 from abkd.teachers import LmCache
@@ -250,6 +251,55 @@ def test_teachers_that_do_not_fit(tmp_path: Path, tokenizer: Any, student: Any, 
         make(teacher)
     with pytest.raises(InputError, match="given by name"):
         make(lm_toys.tiny_model(seed=2), teacher_model_init_kwargs={"dtype": "float32"})
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
+def test_an_adapter_of_virtual_tokens_is_refused(tmp_path: Path, tokenizer: Any, student: Any, teacher: Any) -> None:
+    peft = pytest.importorskip("peft")
+    prompts = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(InputError, match="virtual tokens shift the positions of the loss: use LoRA"):
+        lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, peft_config=prompts)
+
+
+def test_a_balancing_loss_is_refused_and_can_be_left_out(tmp_path: Path, tokenizer: Any, teacher: Any) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    ends = {"eos_token_id": 0, "pad_token_id": 1, "bos_token_id": None}
+    experts = {"num_key_value_heads": 2, "num_local_experts": 2, "output_router_logits": True}
+
+    def make(**more: Any) -> Any:
+        student = MixtralForCausalLM(MixtralConfig(vocab_size=lm_toys.VOCABULARY, **shape, **experts, **ends, **more))
+        return lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, max_steps=1)
+
+    with pytest.raises(InputError, match=r"balancing loss, .* router_aux_loss_coef=0\.0"):
+        make()
+    make(router_aux_loss_coef=0.0).train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"select_by": "nll"}, "select_by keeps whole weights in memory: .* load_best_model_at_end"),
+        ({"validation_texts": {}}, "validation_texts are written with whole weights"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused_where_they_are_spread(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any, settings: dict[str, Any], message: str
+) -> None:
+    rows = lm_toys.instructions(6)
+    given = {"eval_dataset": rows, "eval_strategy": "steps", "eval_steps": 1, **settings}
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, **given)
+    setup = Setup(student, teacher, trainer.args, rows, rows, tokenizer, None)
+
+    def check() -> None:
+        setup.check_trainer(trainer)
+        setup.validation_writer_of(trainer)
+
+    check()
+    for spread in ("is_fsdp_enabled", "is_deepspeed_enabled"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trainer, spread, True)
+            with pytest.raises(InputError, match=message):
+                check()
 
 
 def test_names_are_those_of_trls_distillation() -> None:

@@ -72,6 +72,40 @@ def test_the_watch_sees_what_it_should(small: Toy) -> None:
     assert largest.elements >= TOKENS * CLASSES
 
 
+class Products(TorchDispatchMode):
+    """How many matrix products torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("vocab_chunk_size", [None, CLASSES // 2])
+def test_a_gradient_that_nobody_asked_for_costs_no_product_and_no_buffer(vocab_chunk_size: int | None) -> None:
+    tokens, blocks, tiles = 4, 2, 1 if vocab_chunk_size is None else 2
+    options: dict[str, Any] = {"chunk_size": tokens // blocks, "vocab_chunk_size": vocab_chunk_size}
+    t = toy((tokens,), CLASSES, 64, dtype=torch.bfloat16, bias=False)
+
+    def costs() -> tuple[int, int]:
+        with Products() as products, Largest(torch.float32) as largest:
+            t.fused(abkd.ForwardKL(), backend="eager", **options)
+        return products.count, largest.elements
+
+    products, buffer = costs()
+    assert buffer == CLASSES * 64
+    t.weight.requires_grad_(False)
+    without_head, buffer = costs()
+    assert products - without_head == blocks * tiles
+    assert buffer < CLASSES * 64
+    t.hidden.requires_grad_(False)
+    value_alone, _ = costs()
+    assert without_head - value_alone >= blocks * tiles  # tiles are walked once less, too
+
+
 @pytest.mark.parametrize("case", ["eager", "fallen back", "sparse"])
 def test_plain_operations_take_a_few_rows_on_every_device(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """A GPU's rows, on the CPU: what is float32 is no block of tokens, whatever the block."""
