@@ -12,6 +12,7 @@ from references import alpha_beta
 
 import abkd
 from abkd import AlphaBeta
+from abkd.divergences._arithmetic import ABSENT
 
 OFFSET = 1e-6
 GRID = (
@@ -131,6 +132,20 @@ def test_named_points(alpha: float, beta: float, other: abkd.Divergence) -> None
 def test_origin_is_half_the_squared_distance_of_logs() -> None:
     lp, lq = torch.randn(2, 9, dtype=torch.float64)
     torch.testing.assert_close(AlphaBeta(0, 0).f(lp, lq), (lp - lq) ** 2 / 2)
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(torch.float32, -2.0), (torch.float64, -15.0)], ids=["single", "double"])
+def test_classes_that_both_rule_out_overflow_nothing(dtype: torch.dtype, power: float) -> None:
+    """Their stand-in to the power alpha + beta is infinite there, and their difference 0."""
+    student, teacher = torch.tensor([[[0.3, 0.1, -torch.inf]], [[0.2, 0.4, -torch.inf]]], dtype=dtype)
+    point = AlphaBeta(power, power)
+    per_token = AlphaBeta(torch.full((1, 1), power, dtype=dtype), power)
+    cut = abkd.divergence_loss(student[:, :2], teacher[:, :2], point)
+    absent = torch.full((1, 2), ABSENT, dtype=dtype)
+    for f_or_u in point.in_tensors(student)._terms(absent, absent, torch.zeros_like(absent)):
+        assert torch.equal(f_or_u, torch.zeros_like(absent))
+    for d in (point, per_token):
+        torch.testing.assert_close(abkd.divergence_loss(student, teacher, d), cut)
 
 
 def test_renyi_and_alpha_beta_meet() -> None:

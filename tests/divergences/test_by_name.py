@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 import abkd
 from abkd.divergences import ALL, by_name, names
@@ -52,6 +53,13 @@ def test_sums() -> None:
     )
     assert half.name == "0.5 x forward KL + 0.5 x reverse KL"
     assert half.allows_zeros == (False, False)
+    lone = 0.0 * abkd.ForwardKL() + 1.0 * abkd.ReverseKL() + 0.0 * abkd.Renyi()
+    student, teacher = torch.tensor([0.3, 0.1, -torch.inf]), torch.tensor([0.2, 0.4, -1.0])
+    for members in (lone, lone.in_tensors(student)):
+        assert (members.allows_zeros, members.separable) == ((False, True), True)
+        value = abkd.divergence_loss(student, teacher, members)
+        assert value == abkd.divergence_loss(student, teacher, abkd.ReverseKL())
+    assert (0.0 * abkd.ForwardKL()).allows_zeros == (True, False)
     for weight in (-1, math.nan, math.inf):
         with pytest.raises(abkd.InputError, match="weight"):
             weight * abkd.ForwardKL()

@@ -172,6 +172,16 @@ def test_is_a_value(d: abkd.Divergence) -> None:
 
 
 @members
+def test_half_precision_is_computed_in_single(d: abkd.Divergence) -> None:
+    lp, lq = (torch.log_softmax(z, -1) for z in rows(3, 6, dtype=torch.float32))
+    for dtype in (torch.bfloat16, torch.float16):
+        low_p, low_q = lp.to(dtype), lq.to(dtype)
+        low_p[0, 0] = low_q[0, 0] = -torch.inf
+        for formula in (d.f, d.u):
+            assert torch.equal(formula(low_p, low_q), formula(low_p.float(), low_q.float()))
+
+
+@members
 def test_says_what_it_is(d: abkd.Divergence) -> None:
     assert d.name
     assert str(d) == d.name

@@ -11,6 +11,7 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lm_toys
 import pytest
 import torch
@@ -199,6 +200,18 @@ def test_the_room_that_is_asked_for_is_near_what_it_takes(
         assert first < 2 * taken
     assert taken < 1.2 * second + 10_000
     assert second < 1.5 * taken
+
+
+def test_a_selection_of_a_large_data_set_asks_for_its_share_alone(
+    rows: Any, teacher: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(store.CacheFolder, "check_room", lambda self, need, done: asked.append(need))
+    many = datasets.concatenate_datasets([rows] * 50).select(range(0, 50 * len(rows), 50))
+    for number, data in enumerate((many, many.flatten_indices())):
+        build(data, teacher, tokenizer, tmp_path / str(number))
+    half = len(asked) // 2
+    assert asked[:half] == pytest.approx(asked[half:], rel=0.3)
 
 
 def test_no_room_on_the_disk(

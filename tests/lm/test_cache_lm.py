@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from abkd.lm.data import tokenise
 from abkd.lm.evaluation import cache_loss
 from abkd.losses import SparseTargets, linear_divergence_loss
 from abkd.teachers import LmCache
+from abkd.teachers._lm_cache_build import KEY, POSITIONS, measured
 from abkd.teachers._lm_cache_codec import decode, encode
 from abkd.teachers._lm_cache_select import Asker, Rule, select
 
@@ -137,7 +139,7 @@ def test_temperature_and_padded_vocabulary(rows: Any, tokenizer: Any, tmp_path: 
 
 
 def test_models_without_logits_to_keep_are_asked_alike(rows: Any, teacher: Any, tokenizer: Any) -> None:
-    from abkd.teachers._lm_cache_rows import row_of
+    from abkd.teachers._token_rows import row_of
 
     rule = Rule(top_k=8)
     form = rule.form(lm_toys.VOCABULARY, 8, None)
@@ -228,6 +230,23 @@ def test_the_summary_is_what_the_files_hold(
     assert cache.summary["tail_mass"] == pytest.approx(float(mass.mean()), rel=1e-6)
     assert 0.05 < cache.summary["tail_mass"] < 0.99
     assert cache.summary["bytes_per_token"] == pytest.approx(bytes_of(cache) / len(entries), rel=0.02)
+
+
+def test_one_flat_position_does_not_make_the_summary_take_a_rectangle() -> None:
+    vocabulary = 4096
+    rule = Rule(min_probability=1e-5)
+    form = rule.form(vocabulary, 6, None)
+    flat, sure = torch.zeros(1, vocabulary), 30.0 * torch.eye(vocabulary)[:999]
+    columns = [encode(select(logits, rule, form), form) for logits in (flat, sure)]
+    data = datasets.Dataset.from_dict(
+        {KEY: [b"0" * 16] * 2, POSITIONS: [b""] * 2, **{name: [row[name] for row in columns] for name in form.columns}}
+    )
+    tracemalloc.start()
+    summary = measured(data, form)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (summary["tokens"], summary["entries_per_token"]) == (1000, (vocabulary + 999) / 1000)
+    assert peak < 1000 * vocabulary
 
 
 def test_a_large_vocabulary_takes_the_bytes_that_the_formula_says(rows: Any, tokenizer: Any, tmp_path: Path) -> None:

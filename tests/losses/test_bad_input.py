@@ -136,3 +136,17 @@ def test_labels_of_any_integer_kind(dtype: torch.dtype) -> None:
     loss = abkd.ABKDLoss(0.5, 0.5)
     assert loss(student, teacher, labels.to(dtype)) == loss(student, teacher, labels)
     assert loss(student[0], teacher[0], labels[0]) == loss(student[:1], teacher[:1], labels[:1])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16], ids=str)
+def test_a_label_that_a_narrow_kind_takes_for_none(dtype: torch.dtype) -> None:
+    """In uint8, 156 is -100; int16 is no index."""
+    student, teacher = torch.randn(2, 3, 200)
+    labels = torch.tensor([156, 1, 199])
+    loss = abkd.ABKDLoss(0.5, 0.5)
+    assert loss(student, teacher, labels.to(dtype)) == loss(student, teacher, labels)
+    fused = [
+        abkd.linear_divergence_loss(student, torch.eye(200), None, None, kd_weight=0.0, ce_weight=1.0, labels=kind)
+        for kind in (labels, labels.to(dtype))
+    ]
+    assert fused[0] == fused[1]

@@ -210,6 +210,14 @@ def test_log_floor_makes_it_finite() -> None:
         assert slope[1, 4] == 0
 
 
+def test_log_floor_adds_no_class_that_both_rule_out() -> None:
+    student, teacher = (z.detach() for z in logits(4, 7))
+    student[:, 5:], teacher[:, 5:], teacher[:, 0] = -torch.inf, -torch.inf, -torch.inf
+    for d in abkd.divergences.ALL:
+        cut = divergence_loss(student[:, :5], teacher[:, :5], d, log_floor=-9.0)
+        torch.testing.assert_close(divergence_loss(student, teacher, d, log_floor=-9.0), cut, rtol=1e-5, atol=0)
+
+
 def test_log_floor_has_the_gradient_of_what_it_computes() -> None:
     student, teacher = logits(3, 6, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda z: divergence_loss(z, teacher, ForwardKL(), log_floor=-2.5), (student,))

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from linear_toys import Toy, assert_same, gradients, toy
+from torch.distributed.tensor import Replicate, Shard
 
 import abkd
 from abkd import AlphaBeta, ForwardKL, linear_divergence_loss
@@ -221,10 +227,20 @@ def test_temperature_scaling_and_log_floor_and_support() -> None:
         )
 
 
+def test_a_capped_teacher_rules_nothing_out_of_a_shared_support() -> None:
+    t = toy()
+    bias = torch.zeros(53).double()
+    bias[7] = -torch.inf
+    capped = 5 * torch.tanh((t.teacher_logits + bias) / 5)
+    targets = HiddenTargets(t.teacher_hidden, t.teacher_weight, bias, softcap=5.0)
+    loss, expected = (t.fused(D, which, support="shared") for which in (targets, DenseTargets(capped)))
+    assert_same(loss, expected, t.inputs, 1e-10)
+
+
 def test_autocast() -> None:
     t = toy((9,), dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = t.fused(D)
+        loss, each = t.fused(D, chunk_size=2), t.fused(D, chunk_size=2, reduction="none").mean()
     low = Toy(
         *(value.detach().bfloat16().requires_grad_() for value in t.inputs),
         t.teacher_hidden,
@@ -233,7 +249,15 @@ def test_autocast() -> None:
         t.mask,
     )
     assert loss == low.fused(D)
-    assert all(slope.dtype == torch.float32 for slope in gradients(loss, t.inputs))
+    for total in (loss, each):
+        for slope, rounded in zip(
+            gradients(total, t.inputs), gradients(low.fused(D, chunk_size=2), low.inputs), strict=True
+        ):
+            assert slope.dtype == torch.float32
+            torch.testing.assert_close(slope.bfloat16(), rounded, rtol=0.01, atol=1e-6)
+        _, of_weight, of_bias = gradients(total, t.inputs)
+        assert not torch.equal(of_weight, of_weight.bfloat16().float()), "what was added up is rounded"
+        assert not torch.equal(of_bias, of_bias.bfloat16().float())
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own
@@ -257,14 +281,24 @@ def test_a_sharded_head_is_gathered_once() -> None:
         """Answers to `full_tensor`, as a DTensor does."""
 
         gathered = 0
+        placements = (Shard(0), Replicate())
 
-        def full_tensor(self) -> torch.Tensor:
+        def full_tensor(self, *, grad_placements: Any) -> torch.Tensor:
             Sharded.gathered += 1
+            assert [str(placement) for placement in grad_placements] == ["P(avg)", "P(avg)"]
             return t.weight
 
     loss = linear_divergence_loss(t.hidden, t.weight.detach().as_subclass(Sharded), t.hidden_targets(), D, chunk_size=4)
     assert Sharded.gathered == 1
     assert_same(loss, t.plain(D), t.inputs, 1e-10)
+
+
+def test_the_gradient_of_a_sharded_head_is_that_of_the_mean_over_ranks() -> None:
+    script = Path(__file__).with_name("sharded_head.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_second_backward_and_scaled_losses() -> None:

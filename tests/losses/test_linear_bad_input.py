@@ -11,7 +11,7 @@ from linear_toys import toy
 
 import abkd
 from abkd import AlphaBeta, ForwardKL, linear_divergence_loss
-from abkd.losses import DenseTargets, HiddenTargets
+from abkd.losses import DenseTargets, HiddenTargets, SparseTargets
 
 D = AlphaBeta(0.2, 0.7)
 
@@ -38,6 +38,10 @@ def test_wrong_kinds() -> None:
         linear_divergence_loss(t.hidden, t.weight, t.teacher_logits, D)  # type: ignore[arg-type]
     with pytest.raises(abkd.InputError, match="convert one"):
         linear_divergence_loss(t.hidden, t.weight.float(), t.hidden_targets(), D)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(abkd.InputError, match="leaves float64 as it is"):
+        linear_divergence_loss(t.hidden, t.weight.float(), t.hidden_targets(), D)
+    with pytest.raises(abkd.InputError, match=r"teacher hidden states are torch\.float64, the head torch\.float32"):
+        t.fused(D, HiddenTargets(t.teacher_hidden, t.teacher_weight, torch.zeros(53)))
     with pytest.raises(abkd.InputError, match="write ForwardKL"):
         t.fused(ForwardKL)  # type: ignore[arg-type]
     with pytest.raises(abkd.InputError, match="floating logits"):
@@ -127,4 +131,17 @@ def test_a_label_that_the_student_rules_out() -> None:
             kd_weight=0.0,
             ce_weight=1.0,
             labels=torch.tensor([1, 2, 7, 3]),
+        )
+    logits = torch.zeros(4, 53).double()
+    logits[:, 7] = -torch.inf
+    with pytest.raises(abkd.InfiniteDivergenceError, match=r"cross-entropy is infinite at token index 2.*label 7"):
+        linear_divergence_loss(
+            t.hidden,
+            t.weight,
+            SparseTargets.from_logits(logits, 3),
+            ForwardKL(),
+            student_bias=bias,
+            ce_weight=1.0,
+            labels=torch.tensor([1, 2, 7, 3]),
+            tail="proportional",
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from linear_toys import assert_same, toy
 
 import abkd
 from abkd import AlphaBeta
-from abkd.losses import _backend, _compiled
+from abkd.losses import SparseTargets, _backend, _compiled, _walk
 
 D = AlphaBeta(0.2, 0.7)
 pytestmark = pytest.mark.skipif(
@@ -80,10 +82,36 @@ def test_the_choice_and_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     d, cpu = AlphaBeta(0.2, 0.7), torch.device("cpu")
     _backend._say.cache_clear()
     with caplog.at_level(logging.INFO, logger="abkd"):
-        assert _backend.backend_for(None, cpu, 10, 100, d)[0] == "eager"
-        assert _backend.backend_for(None, cpu, 2048, 49152, d)[0] == "compiled"
-    assert "runs eager: 1000 logits" in caplog.text
-    assert "runs compiled" in caplog.text
+        for tokens in (10, 11, 12):
+            assert _backend.backend_for(None, cpu, tokens, 100, d)[0] == "eager"
+            assert _backend.backend_for(None, cpu, 2048 + tokens, 49152, d)[0] == "compiled"
+    assert caplog.text.count("runs eager: this call has fewer than the 16777216 logits") == 1
+    assert caplog.text.count("runs compiled") == 1
+
+
+def test_what_is_never_compiled_is_not_called_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_backend, "_WORTH_COMPILING", 1)
+    _backend._say.cache_clear()
+    t = toy()
+    with caplog.at_level(logging.INFO, logger="abkd"):
+        t.fused(D, vocab_chunk_size=10)
+        t.fused(D, SparseTargets.from_logits(t.teacher_logits, 4))
+    assert "runs eager: tiles of the vocabulary" in caplog.text
+    assert "runs eager: sparse targets with tail='bucket'" in caplog.text
+    assert "compiled" not in caplog.text
+
+
+def test_an_accelerator_compiles_for_few_numbers_of_tokens() -> None:
+    def rows(tokens: int, chunk_size: int = 96, backend: str = "compiled") -> int:
+        job: Any = SimpleNamespace(backend=backend, tokens=tokens, chunk_size=chunk_size, classes=100)
+        return _walk.rows_at_once(job, torch.device("cuda"))
+
+    assert {rows(tokens) for tokens in range(33, 65)} == {64}
+    assert {rows(tokens) for tokens in range(65, 300)} == {96}
+    assert (rows(0), rows(1), rows(2), rows(3)) == (1, 1, 2, 4)
+    assert rows(65, backend="triton") == 65
 
 
 def test_a_compiler_that_fails_costs_a_warning(

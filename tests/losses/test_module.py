@@ -78,3 +78,17 @@ def test_calibration_is_a_running_mean_that_is_saved() -> None:
 def test_scale_is_one_where_student_and_teacher_agree() -> None:
     student = torch.randn(3, 5)
     assert gradient_scale(student, student.clone(), abkd.AlphaBeta(0.2, 0.7)) == 1
+
+
+def test_a_batch_without_a_gradient_does_not_move_the_calibration() -> None:
+    module = abkd.ABKDLoss(0.2, 0.7, calibrated=True)
+    nothing = torch.full((8,), -100)
+    student, teacher = torch.randn(2, 8, 10)
+    module(student, teacher, nothing)
+    assert (module.scale, module.batches) == (1, 0)
+    module(student, teacher, torch.zeros(8).long())
+    seen = module.scale.clone()
+    assert seen != 1
+    module(student, teacher, nothing)
+    module(student, student.clone())
+    assert (module.scale, module.batches) == (seen, 1)

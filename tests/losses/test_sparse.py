@@ -93,6 +93,19 @@ def test_the_plain_bucket_is_no_bound_above_degree_one_and_refused() -> None:
     )
     with pytest.raises(abkd.InputError, match=r"needs targets with power=1\.5, got power 2"):
         divergence_loss(student, targets, AlphaBeta(1, 0.5), tail="power-bucket")
+    some = SparseTargets.from_logits(teacher[:2], None, tail_mass=0.05)
+    whole = SparseTargets.from_logits(teacher[2:4], 12)
+    pad = torch.nn.functional.pad
+    mixed = SparseTargets(
+        torch.cat([pad(some.ids, (0, 12 - some.ids.shape[1]), value=-1), whole.ids]),
+        torch.cat([pad(some.log_probs, (0, 12 - some.ids.shape[1]), value=-torch.inf), whole.log_probs]),
+        torch.cat([some.log_tail, whole.log_tail]),
+    )
+    with pytest.raises(abkd.InputError, match="refused"):
+        divergence_loss(student[:4], mixed, AlphaBeta(1, 1))
+    kept = torch.tensor([False, False, True, True])
+    full = divergence_loss(student[2:4], teacher[2:4], AlphaBeta(1, 1))
+    torch.testing.assert_close(divergence_loss(student[:4], mixed, AlphaBeta(1, 1), mask=kept), full)
 
 
 def test_truncation_is_refused() -> None:
@@ -219,6 +232,8 @@ def changed(**fields: Any) -> SparseTargets:
         ({"ids": torch.tensor([[5, 4, 3], [5, 5, 3]])}, r"each id once.*token index 1"),
         ({"ids": torch.tensor([[3, 5, 4], [5, 4, 3]]), "log_probs": torch.tensor([[0.1, 0.6, 0.25]] * 2).log(),
           "log_tail": torch.tensor([0.05, 0.05]).log()}, "entries in order"),
+        ({"ids": torch.tensor([[5, 4, 3], [-1, 5, 3]])}, r"first entry of a token.*token index 1"),
+        ({"ids": torch.full((2, 3), -1), "log_tail": torch.zeros(2)}, r"first entry of a token.*token index 0"),
         ({"log_tail": torch.tensor([0.3, math.nan])}, r"log_tail.*token index 0"),
         ({"log_tail": torch.tensor([-5.0, math.nan])}, r"not NaN.*token index 1"),
         ({"log_tail": torch.tensor([-0.1, -0.1])}, "make up 1 together"),
@@ -234,6 +249,21 @@ def test_what_the_targets_hold_is_looked_at(fields: dict[str, Any], message: str
     t = toy((2,), 6, bias=False)
     with pytest.raises(abkd.InputError, match=message):
         t.fused(D, targets)
+
+
+def test_ids_of_a_narrow_kind() -> None:
+    logits = torch.randn(4, 256)
+    logits[:, 255] = 9.0
+    wide = SparseTargets.from_logits(logits, 3)
+    narrow = dataclasses.replace(wide, ids=wide.ids.to(torch.uint8))
+    student = torch.randn(4, 256)
+    assert divergence_loss(student, narrow, D) == divergence_loss(student, wide, D)
+
+
+def test_no_tokens_by_tail_mass() -> None:
+    targets = SparseTargets.from_logits(torch.zeros(0, 6), 3, tail_mass=0.1)
+    assert targets.ids.shape == (0, 1)
+    assert divergence_loss(torch.zeros(0, 6), targets, D) == 0
 
 
 def test_masked_tokens_may_hold_anything() -> None:

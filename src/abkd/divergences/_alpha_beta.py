@@ -9,9 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from abkd.divergences._alpha_beta_terms import Point, alpha_beta_terms, at_point, terms_at
+from abkd.divergences._alpha_beta_terms import (
+    Point,
+    alpha_beta_terms,
+    at_point,
+    may_be_below_zero,
+    terms_at,
+)
 from abkd.divergences._arithmetic import Coefficient
-from abkd.divergences._base import Divergence, checked_setting
+from abkd.divergences._base import Divergence, JointDivergence, checked_setting
 
 _NAMED_POINTS = {
     (1.0, 0.0): "forward KL",
@@ -23,7 +29,7 @@ _NAMED_POINTS = {
 
 
 @dataclass(frozen=True, eq=False)
-class AlphaBeta(Divergence):
+class AlphaBeta(JointDivergence):
     """The alpha-beta-divergence, defined on the whole plane by continuity.
 
         D(p || q) = -1/(alpha beta) sum_k [ p^alpha q^beta - alpha/s p^s - beta/s q^s ],    s = alpha + beta
@@ -76,12 +82,6 @@ class AlphaBeta(Divergence):
             return f"{label}, the beta-divergence of order {self.alpha + self.beta:g}"
         return label
 
-    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[0]
-
-    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[1]
-
     def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         return alpha_beta_terms(lp, lq, x, self.alpha, self.beta)
 
@@ -89,7 +89,8 @@ class AlphaBeta(Divergence):
         point = [torch.as_tensor(value).to(like) for value in at_point(self.alpha, self.beta)]
         zeros = [torch.as_tensor(value).to(like) for value in self.allows_zeros]
         columns = torch.broadcast_tensors(*(value.reshape(value.shape or (1,)) for value in (*point, *zeros)))
-        return _AtPoint(torch.cat(columns, -1))
+        kind = _BelowZero if may_be_below_zero(self.alpha + self.beta) else _AtPoint
+        return kind(torch.cat(columns, -1))
 
     @property
     def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
@@ -98,7 +99,7 @@ class AlphaBeta(Divergence):
 
 
 @dataclass(frozen=True, eq=False)
-class _AtPoint(Divergence):
+class _AtPoint(JointDivergence):
     """An alpha-beta-divergence with what depends on alpha and beta alone worked out: the numbers of a compiled form.
 
     `table` is (17,), or (..., 17) with a row for each token: a `Point`, and what it allows to be zero.
@@ -114,19 +115,24 @@ class _AtPoint(Divergence):
     def _column(self, index: int) -> Tensor:
         return self.table[..., index : index + 1]
 
-    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[0]
-
-    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[1]
-
     def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return terms_at(lp, lq, x, Point(*(self._column(i) for i in range(len(Point._fields)))))
+        return terms_at(lp, lq, x, self._point, below_zero=False)
+
+    @property
+    def _point(self) -> Point:
+        return Point(*(self._column(i) for i in range(len(Point._fields))))
 
     @property
     def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
         count = len(Point._fields)
         return self._column(count) > 0, self._column(count + 1) > 0
+
+
+class _BelowZero(_AtPoint):
+    """The same where alpha + beta may be below 0, compiled apart, since what that takes costs time."""
+
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return terms_at(lp, lq, x, self._point, below_zero=True)
 
 
 def _any(holds: bool | Tensor) -> bool:

@@ -22,6 +22,9 @@ from torch import Tensor
 
 from abkd.divergences._arithmetic import Coefficient, Decay, where_positive
 
+_LARGEST = {torch.float32: 88.0, torch.float64: 709.0}
+"""Exponents up to which the exponential is finite."""
+
 _TINY = 1e-20  # below this a coefficient is a coincidence of nodes: its next-order term is far under any rounding
 
 
@@ -30,11 +33,16 @@ def alpha_beta_terms(lp: Tensor, lq: Tensor, x: Tensor, alpha: Coefficient, beta
 
     `lp`, `lq` and `x = lp - lq` are finite. alpha and beta are numbers or broadcast to (..., 1).
     """
-    return terms_at(lp, lq, x, at_point(alpha, beta))
+    at = at_point(alpha, beta)
+    return terms_at(lp, lq, x, at, below_zero=may_be_below_zero(at.s))
 
 
-def terms_at(lp: Tensor, lq: Tensor, x: Tensor, at: Point) -> tuple[Tensor, Tensor]:
-    """`alpha_beta_terms`, with what depends on alpha and beta alone worked out before."""
+def terms_at(lp: Tensor, lq: Tensor, x: Tensor, at: Point, below_zero: bool) -> tuple[Tensor, Tensor]:
+    """`alpha_beta_terms`, with what depends on alpha and beta alone worked out before.
+
+    `below_zero` says whether s may be: a power of a small p = q would overflow there, and is kept finite to be taken 0
+    times.
+    """
     below, above = x.clamp(max=0.0), x.clamp(min=0.0)
     y, positive = below - above, where_positive(x)
     other, above_zero = 1 - positive, x > 0
@@ -54,8 +62,16 @@ def terms_at(lp: Tensor, lq: Tensor, x: Tensor, at: Point) -> tuple[Tensor, Tens
     u = near_phi * pick(at.first_below, at.first_above) + far_phi * pick(at.second_below, at.second_above)
 
     # Half of the largest node on either side: finite wherever the product is, even where its exponential is not.
-    half = torch.exp(0.5 * (at.s * torch.maximum(lp, lq) + at.lowest * below + at.beyond * above))
+    exponent = 0.5 * (at.s * torch.maximum(lp, lq) + at.lowest * below + at.beyond * above)
+    if below_zero:
+        exponent = exponent.clamp(max=_LARGEST[exponent.dtype])
+    half = torch.exp(exponent)
     return half * f * half, half * (u * (positive - other)) * half
+
+
+def may_be_below_zero(s: Coefficient) -> bool:
+    """Whether it is a number below 0, or a tensor, which is not looked at."""
+    return isinstance(s, Tensor) or s < 0
 
 
 class Point(NamedTuple):

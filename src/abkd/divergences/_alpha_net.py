@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from abkd.divergences._alpha_beta_terms import alpha_beta_terms
-from abkd.divergences._base import Divergence, checked_number
+from abkd.divergences._base import JointDivergence, checked_number
 
 
 @dataclass(frozen=True, eq=False)
-class AlphaNet(Divergence):
+class AlphaNet(JointDivergence):
     """In each row, the larger of two alpha-divergences, `max(A_low, A_high)`, `A_a = AlphaBeta(a, 1 - a)`.
 
     One order punishes the student for missing mass, the other for inventing it. (The published version also clips
@@ -54,12 +54,6 @@ class AlphaNet(Divergence):
     @property
     def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
         return self.low > 0, self.high < 1
-
-    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[0]
-
-    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[1]
 
     def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         low, low_u = alpha_beta_terms(lp, lq, x, self.low, 1 - self.low)

@@ -10,7 +10,6 @@ compiled or not. `torch.expm1`, `torch.log1p` and `torch.where` cost 10 to 20 ex
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -42,13 +41,6 @@ _AROUND = (
     0.166666666,
     0.499999998,
 )
-
-
-def choose(condition: bool | Tensor, then: Callable[[], Tensor], otherwise: Callable[[], Tensor]) -> Tensor:
-    """`then()` where the condition holds, else `otherwise()`; only one is computed when it is a Python bool."""
-    if isinstance(condition, bool):
-        return then() if condition else otherwise()
-    return torch.where(condition, then(), otherwise())
 
 
 def polynomial(t: Tensor, coefficients: tuple[float, ...]) -> Tensor:
@@ -121,16 +113,12 @@ def difference(lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
     return torch.exp(torch.maximum(lp, lq)) * (Decay(-x.abs()).first() * -torch.sign(x))
 
 
-def log_ratio_to_mixture(x: Tensor, weight: Coefficient) -> Tensor:
+def log_ratio_to_mixture(x: Tensor, weight: float) -> Tensor:
     """`log(p / m)` for the mixture `m = weight p + (1 - weight) q`, weight in (0, 1), from `x = log(p / q)`."""
     other = 1 - weight
     very_low = x < -60  # there exp(-x) nears the end of float32, and dividing by it first loses nothing
     middle = torch.where(very_low, 0.0, x)
-    plain = -log1p(other * expm1(-middle))
-    # For a small weight and p >> q, 1 + other * (exp(-x) - 1) would cancel down to the weight.
-    ratio = choose(
-        weight < 0.5,
-        lambda: torch.where(x > 1, -torch.log(weight + other * torch.exp(-middle)), plain),
-        lambda: plain,
-    )
+    ratio = -log1p(other * expm1(-middle))
+    if weight < 0.5:  # for p >> q, 1 + other * (exp(-x) - 1) would cancel down to the weight
+        ratio = torch.where(x > 1, -torch.log(weight + other * torch.exp(-middle)), ratio)
     return torch.where(very_low, x - log1p(weight * expm1(torch.where(very_low, x, 0.0))), ratio)

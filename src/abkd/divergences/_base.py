@@ -64,7 +64,7 @@ class Divergence(ABC):
         return f.sum(-1), u
 
     def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`_f` and `_u` together, for members whose two formulas share their costly parts."""
+        """`_f` and `_u` together."""
         return self._f(lp, lq, x), self._u(lp, lq, x)
 
     def f(self, log_p: Tensor, log_q: Tensor, x: Tensor | None = None) -> Tensor:
@@ -74,6 +74,9 @@ class Divergence(ABC):
             log_p: teacher's log-probabilities, (..., V); -inf marks a class that is ruled out.
             log_q: student's log-probabilities, (..., V).
             x: `log_p - log_q`, (..., V), where it is known better than by that difference.
+
+        Returns:
+            (..., V), in float32 or wider.
         """
         return self._f(*_finite_logs(log_p, log_q, x))
 
@@ -138,11 +141,24 @@ class Divergence(ABC):
         return self.name
 
 
+class JointDivergence(Divergence):
+    """A divergence whose two formulas share their costly parts: it writes `_terms`, both of them, instead."""
+
+    @abstractmethod
+    def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        return self._terms(lp, lq, x)[0]
+
+    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
+        return self._terms(lp, lq, x)[1]
+
+
 def _finite_logs(log_p: Tensor, log_q: Tensor, x: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities with log 0 replaced by its finite stand-in, and their difference (0 where both are 0)."""
-    lp, lq = log_p.clamp(min=RULED_OUT), log_q.clamp(min=RULED_OUT)
-    if x is None:
-        x = lp - lq
+    dtype = torch.promote_types(torch.promote_types(log_p.dtype, log_q.dtype), torch.float32)
+    lp, lq = log_p.to(dtype).clamp(min=RULED_OUT), log_q.to(dtype).clamp(min=RULED_OUT)
+    x = lp - lq if x is None else x.to(dtype)
     both = (lp <= RULED_OUT) & (lq <= RULED_OUT)
     return lp.masked_fill(both, ABSENT), lq.masked_fill(both, ABSENT), x.masked_fill(both, 0.0)
 

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from abkd.divergences._base import Divergence, checked_number
+from abkd.divergences._base import JointDivergence, checked_number
 from abkd.divergences._mixture_terms import mixture_terms
 
 
 @dataclass(frozen=True, eq=False)
-class JensenShannon(Divergence):
+class JensenShannon(JointDivergence):
     """Generalised Jensen-Shannon divergence with the mixture `m = beta p + (1 - beta) q`.
 
         D(p || q) = beta KL(p || m) + (1 - beta) KL(q || m)
@@ -51,12 +51,6 @@ class JensenShannon(Divergence):
     @property
     def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
         return True, True
-
-    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[0]
-
-    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[1]
 
     def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         return mixture_terms(lp, lq, x, self.beta, self.beta, 1 - self.beta)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from abkd.divergences._alpha_beta_terms import alpha_beta_terms
 from abkd.divergences._arithmetic import RULED_OUT
-from abkd.divergences._base import Divergence, checked_number
+from abkd.divergences._base import JointDivergence, checked_number
 
 
 @dataclass(frozen=True, eq=False)
-class Renyi(Divergence):
+class Renyi(JointDivergence):
     """Renyi divergence of a given order, `1/(order - 1) log sum_k p^order q^(1 - order)`.
 
     Not a sum over classes but a function of one: with `A` the alpha-divergence `AlphaBeta(order, 1 - order)`,
@@ -51,12 +51,6 @@ class Renyi(Divergence):
     @property
     def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
         return True, self.order < 1
-
-    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[0]
-
-    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[1]
 
     def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         return alpha_beta_terms(lp, lq, x, self.order, 1 - self.order)

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from abkd.divergences._base import Divergence, checked_number
+from abkd.divergences._base import JointDivergence, checked_number
 from abkd.divergences._mixture_terms import mixture_terms
 
 
 @dataclass(frozen=True, eq=False)
-class SkewReverseKL(Divergence):
+class SkewReverseKL(JointDivergence):
     """Skewed reverse KL, `KL(q || m)` with `m = skew q + (1 - skew) p`.
 
     Args:
@@ -41,12 +41,6 @@ class SkewReverseKL(Divergence):
     @property
     def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
         return True, True
-
-    def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[0]
-
-    def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return self._terms(lp, lq, x)[1]
 
     def _terms(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         return mixture_terms(lp, lq, x, 1 - self.skew, 0.0, 1.0)

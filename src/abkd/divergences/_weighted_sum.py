@@ -19,9 +19,10 @@ class WeightedSum(Divergence):
     """A weighted sum of divergences, `sum_i w_i D_i(p || q)`, written `0.5 * ForwardKL() + 0.5 * ReverseKL()`.
 
     Args:
-        terms: pairs of a weight (>= 0, finite) and a divergence.
+        terms: pairs of a weight (>= 0, finite) and a divergence. Those of weight 0 are not computed while there are
+            others.
 
-    Range: [0, inf), finite where every term is.
+    Range: [0, inf), finite where every term of a weight above 0 is.
 
     Raises:
         InputError: no terms, or a weight that is negative or not finite.
@@ -51,23 +52,31 @@ class WeightedSum(Divergence):
         return " + ".join(f"{weight:g} x {divergence.name}" for weight, divergence in self.terms)
 
     @property
+    def _present(self) -> tuple[tuple[float, Divergence], ...]:
+        """The terms that are computed: of weight 0 only where all are; those as tensors are chosen already."""
+        return tuple(term for term in self.terms if isinstance(term[0], Tensor) or term[0] > 0) or self.terms
+
+    def in_tensors(self, like: Tensor) -> Divergence:
+        return Divergence.in_tensors(WeightedSum(self._present), like)
+
+    @property
     def separable(self) -> bool:
-        return all(divergence.separable for _, divergence in self.terms)
+        return all(divergence.separable for _, divergence in self._present)
 
     @property
     def allows_zeros(self) -> tuple[bool | Tensor, bool | Tensor]:
-        teacher, student = zip(*(divergence.allows_zeros for _, divergence in self.terms), strict=True)
+        teacher, student = zip(*(divergence.allows_zeros for _, divergence in self._present), strict=True)
         return reduce(and_, teacher), reduce(and_, student)
 
     def _f(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return _total([weight * divergence.f(lp, lq, x) for weight, divergence in self.terms])
+        return _total([weight * divergence.f(lp, lq, x) for weight, divergence in self._present])
 
     def _u(self, lp: Tensor, lq: Tensor, x: Tensor) -> Tensor:
-        return _total([weight * divergence.u(lp, lq, x) for weight, divergence in self.terms])
+        return _total([weight * divergence.u(lp, lq, x) for weight, divergence in self._present])
 
     def rows(self, lp: Tensor, lq: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        values, derivatives = zip(*(divergence.rows(lp, lq, x) for _, divergence in self.terms), strict=True)
-        weights = [weight for weight, _ in self.terms]
+        values, derivatives = zip(*(divergence.rows(lp, lq, x) for _, divergence in self._present), strict=True)
+        weights = [weight for weight, _ in self._present]
         return (
             _total([weight * value for weight, value in zip(weights, values, strict=True)]),
             _total([weight * u for weight, u in zip(weights, derivatives, strict=True)]),

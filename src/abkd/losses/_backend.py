@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from abkd.divergences import Divergence
 from abkd.errors import InputError
 from abkd.losses import _checks
 from abkd.losses._compiled import Rows, compiled_rows, missing_for_compiling
-from abkd.losses._rows import Form, eager_rows
+from abkd.losses._rows import eager_rows
 
 Backend = Literal["auto", "eager", "compiled", "triton"]
 BACKENDS: tuple[Backend, ...] = ("auto", "eager", "compiled", "triton")
@@ -27,9 +27,16 @@ _log = logging.getLogger("abkd")
 
 
 def backend_for(
-    requested: str | None, device: torch.device, tokens: int, classes: int, divergence: Divergence | None
+    requested: str | None,
+    device: torch.device,
+    tokens: int,
+    classes: int,
+    divergence: Divergence | None,
+    plain: str | None = None,
 ) -> tuple[str, Rows]:
     """The name and the function of the backend, from the argument, else the environment variable, else by itself.
+
+    `plain` says why this call runs in plain operations whatever is chosen, or is None.
 
     Raises:
         InputError: an unknown name, or a backend that this device lacks, with what is missing.
@@ -37,7 +44,7 @@ def backend_for(
     asked = requested if requested is not None else os.environ.get(VARIABLE, "auto")
     _checks.check_choice("backend" if requested is not None else f"environment variable {VARIABLE}", asked, BACKENDS)
     if asked == "auto":
-        name, reason = _choice(device, tokens * classes)
+        name, reason = ("eager", plain) if plain else _choice(device, tokens * classes)
         _say(name, reason)
         return name, (_compiled_or_eager if name == "compiled" else eager_rows)
     if asked == "eager":
@@ -60,37 +67,26 @@ def backend_for(
 _failed: list[str] = []
 
 
-def _compiled_or_eager(
-    student: Tensor,
-    teacher: Tensor | None,
-    kd_weight: Tensor,
-    ce_weight: Tensor,
-    labels: Tensor | None,
-    scalars: Tensor,
-    divergence: Divergence | None,
-    form: Form,
-) -> tuple[Tensor, Tensor]:
+def _compiled_or_eager(*block: Any) -> tuple[Tensor, Tensor]:
     """Compiled, until the compiler fails once: the choice was not the caller's, and neither is the failure."""
     if not _failed:
         try:
-            return compiled_rows(student, teacher, kd_weight, ce_weight, labels, scalars, divergence, form)
+            return compiled_rows(*block)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             _failed.append(str(error))
             _log.warning("abkd: compiling failed, so linear_divergence_loss runs eager from here on: %s", error)
-    return eager_rows(student, teacher, kd_weight, ce_weight, labels, scalars, divergence, form)
+    return eager_rows(*block)
 
 
 def _choice(device: torch.device, logits: int) -> tuple[str, str]:
     missing = missing_for_compiling(device)
     if missing:
         return "eager", f"{missing} is missing"
-    if torch.compiler.is_compiling():
-        return "eager", "the caller is being compiled"
     if logits < _WORTH_COMPILING:
-        return "eager", f"{logits} logits are fewer than the {_WORTH_COMPILING} that are worth compiling for"
-    return "compiled", f"{logits} logits on {device.type!r} are worth compiling for"
+        return "eager", f"this call has fewer than the {_WORTH_COMPILING} logits that are worth compiling for"
+    return "compiled", f"{_WORTH_COMPILING} logits or more on {device.type!r} are worth compiling for"
 
 
 @functools.lru_cache(maxsize=64)

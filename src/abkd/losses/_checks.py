@@ -116,15 +116,19 @@ def check_settings(divergence: Divergence, shape: torch.Size) -> None:
             )
 
 
-def check_labels(labels: Any, shape: torch.Size, classes: int, ignore_index: int | None = -100) -> None:
-    """Integer labels, one a token, within the classes (or `ignore_index`, where there is one)."""
+def check_labels(labels: Any, shape: torch.Size, classes: int, ignore_index: int | None = -100) -> Tensor:
+    """Integer labels, one a token, within the classes (or `ignore_index`, where there is one), as int64.
+
+    A narrow type is widened before anything is compared: in uint8, 156 is -100.
+    """
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise InputError(f"labels: expected an integer tensor of class indices, got {kind}")
     if labels.shape != shape:
         raise InputError(f"labels: expected shape {tuple(shape)}, one label for each token, got {tuple(labels.shape)}")
+    labels = labels.long()
     if torch.compiler.is_compiling() or labels.numel() == 0:
-        return
+        return labels
     wrong = (labels < 0) | (labels >= classes)
     if ignore_index is not None:
         wrong = wrong & (labels != ignore_index)
@@ -135,6 +139,7 @@ def check_labels(labels: Any, shape: torch.Size, classes: int, ignore_index: int
             f"labels: expected values in 0..{classes - 1}{besides}, "
             f"got {int(labels[tuple(where)])} at {_position(where)}"
         )
+    return labels
 
 
 def _position(index: list[int]) -> str:

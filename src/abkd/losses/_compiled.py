@@ -1,4 +1,4 @@
-"""`dense_rows` through `torch.compile`: one graph for each shape and form, and for the whole (alpha, beta) plane."""
+"""`dense_rows` through `torch.compile`: one graph for each shape and form, two for the whole (alpha, beta) plane."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def compiled_rows(
     layout = (*layout, None if teacher is None else (teacher.dtype, teacher.data_ptr() % 64 == 0))
     compared = _compared(layout, student, teacher, scalars, divergence, form)
     if form.gradient:
-        other = teacher if form.shared else None
-        _call(layout, pull_rows, (student, other, compared, kd_weight, ce_weight, labels, scalars, form))
+        ruling = teacher if form.teacher_rules else None
+        _call(layout, pull_rows, (student, ruling, compared, kd_weight, ce_weight, labels, scalars, form))
     return compared.values, log_sum(compared)
 
 

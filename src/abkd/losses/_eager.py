@@ -41,7 +41,8 @@ def divergence_loss(
 
     With p = softmax(teacher_logits / T) and q = softmax(student_logits / T). The gradient in the student's logits
     has a closed form, `dD/dz_j = (u_j - q_j sum_k u_k) / T`, and is computed with the value; there is no graph of
-    the formula, and the teacher gets no gradient. Half-precision logits are computed in float32.
+    the formula, and the teacher gets no gradient. Half-precision logits are computed in float32. From whole logits it
+    passes through `torch.func` and `torch.compile(fullgraph=True)`, from sparse targets it does not.
 
     Args:
         student_logits: (..., V), any floating dtype, any leading shape. -inf rules a class out.

@@ -40,6 +40,18 @@ def gradient_scale(
     Raises:
         InputError, InfiniteDivergenceError: as `divergence_loss`.
     """
+    return measured_scale(student_logits, teacher_logits, divergence, reference, temperature, mask)[0]
+
+
+def measured_scale(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    divergence: Divergence,
+    reference: Divergence | None,
+    temperature: float,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The scale, and whether there were two gradients to compare, each (): bool."""
     student = student_logits.detach().requires_grad_()
     norms: list[Tensor] = []
     for member in (ForwardKL() if reference is None else reference, divergence):
@@ -49,4 +61,5 @@ def gradient_scale(
             )
         norms.append(torch.linalg.vector_norm(torch.autograd.grad(total, student)[0].float()))
     wanted, own = norms
-    return torch.where((wanted > 0) & (own > 0), wanted / own, 1.0)
+    found = (wanted > 0) & (own > 0)
+    return torch.where(found, wanted / own, 1.0), found

@@ -16,7 +16,7 @@ from abkd.losses._backend import Backend, backend_for
 from abkd.losses._eager import Reduction, Support
 from abkd.losses._linear_loss import LinearLoss, token_weights_of
 from abkd.losses._rows import flat_settings
-from abkd.losses._sparse import Tail, checked_form
+from abkd.losses._sparse import SparseForm, Tail, checked_form
 from abkd.losses._targets import (
     HiddenTargets,
     SparseTargets,
@@ -26,6 +26,7 @@ from abkd.losses._targets import (
     check_sparse_values,
 )
 from abkd.losses._walk import Job, Student, adjustment
+from abkd.losses._whole import whole
 
 _log = logging.getLogger("abkd")
 
@@ -76,10 +77,12 @@ def linear_divergence_loss(
     are computed block by block in the forward pass, in four matrix products (three with sparse targets), and
     no tensor of tokens x vocabulary is ever made. The teacher gets no gradient. Gradients of the head are added up in
     float32, and rounded to its dtype in the backward pass, once they are multiplied by the gradient that comes in.
+    `torch.func` has no way through this loss, nor `torch.compile(fullgraph=True)`; a compiled caller is cut here.
 
     Args:
         student_hidden: (..., H), the last hidden states; under autocast the products run in autocast's dtype.
-        student_weight: (V, H), the head; it may be tied to an embedding. A DTensor is gathered, once.
+        student_weight: (V, H), the head; it may be tied to an embedding. A DTensor is gathered, once, and its
+            gradient averaged over the ranks.
         teacher: `HiddenTargets`, `DenseTargets` or `SparseTargets` with the same leading axes, or None with
             kd_weight 0.
         divergence: any of the family; settings that are tensors broadcast to (..., 1). None with kd_weight 0.
@@ -107,6 +110,8 @@ def linear_divergence_loss(
         vocab_chunk_size: classes in a tile, for vocabularies of which a block of tokens is too large: three sweeps,
             eight products, and only for a divergence that is a sum over classes.
         backend: "eager", "compiled", "triton" or "auto"; None for the environment variable ABKD_BACKEND, else "auto".
+            With vocab_chunk_size, and with sparse targets of any tail but "proportional", plain operations run
+            whatever it says.
 
     Returns:
         Nats, in float32 (float64 for float64 hidden states): a scalar, or (...) with reduction "none".
@@ -125,7 +130,7 @@ def linear_divergence_loss(
     """
     check_head("student", student_hidden, student_weight, student_bias)
     lead, width = student_hidden.shape[:-1], student_hidden.shape[-1]
-    student = Student(_whole(student_hidden).reshape(-1, width), _whole(student_weight), _whole(student_bias))
+    student = Student(whole(student_hidden).reshape(-1, width), whole(student_weight), whole(student_bias))
     check_adjustment("student", logit_scale, softcap)
     teacher = _checked_teacher(teacher, divergence, kd_weight, lead, student.hidden.device)
     sizes = {"chunk_size": chunk_size, "vocab_chunk_size": vocab_chunk_size}
@@ -135,7 +140,7 @@ def linear_divergence_loss(
     _check_token_weights(token_weights, lead)
     temperature = _checks.check_positive("temperature", temperature)
     classes = _shared_vocabulary(student.weight.shape[0], teacher, vocabulary)
-    use_labels = _checked_labels(labels, _checks.check_weight("ce_weight", ce_weight), lead, classes)
+    labels = _checked_labels(labels, _checks.check_weight("ce_weight", ce_weight), lead, classes)
     counted = mask if mask is not None or labels is None else labels != -100
     settings = form = None
     if divergence is not None and teacher is not None:
@@ -143,15 +148,16 @@ def linear_divergence_loss(
         settings = flat_settings(divergence, lead, student.hidden)
     if isinstance(teacher, SparseTargets) and divergence is not None:
         check_sparse_values(teacher, counted, classes)
-        form = checked_form(divergence, teacher, classes, tail, temperature, log_floor)
+        form = checked_form(divergence, teacher, classes, tail, temperature, log_floor, counted)
 
     index = None if counted is None else counted.flatten().nonzero().squeeze(-1)
     tokens = lead.numel() if index is None else index.shape[0]
-    name, rows = backend_for(backend, student.hidden.device, tokens, classes, divergence)
+    plain = _never_compiled(form, vocab_chunk_size)
+    name, rows = backend_for(backend, student.hidden.device, tokens, classes, divergence, plain)
     job = Job(
         divergence=settings,
         teacher=None if teacher is None else teacher.flat(),
-        labels=labels.flatten() if use_labels and labels is not None else None,
+        labels=labels.flatten() if ce_weight > 0 and labels is not None else None,
         index=index,
         tokens=tokens,
         classes=classes,
@@ -189,7 +195,7 @@ def _checked_teacher(
     first = next(value for value in vars(teacher).values() if isinstance(value, Tensor))
     if first.device != device:
         raise InputError(f"teacher targets are on {first.device}, the student's hidden states on {device}; move one")
-    changes = {name: _whole(value).detach() for name, value in vars(teacher).items() if isinstance(value, Tensor)}
+    changes = {name: whole(value).detach() for name, value in vars(teacher).items() if isinstance(value, Tensor)}
     return dataclasses.replace(teacher, **changes)
 
 
@@ -216,15 +222,18 @@ def _check_options(
         if (
             value is not None
             and value.dtype != student.hidden.dtype
-            and not torch.is_autocast_enabled(value.device.type)
+            and not (torch.is_autocast_enabled(value.device.type) and student.hidden.dtype != torch.float64)
         ):
             raise InputError(
-                f"student hidden states are {student.hidden.dtype}, the head {value.dtype}: convert one (or autocast)"
+                f"student hidden states are {student.hidden.dtype}, the head {value.dtype}: convert one (or autocast, "
+                "which leaves float64 as it is)"
             )
-    if isinstance(teacher, HiddenTargets) and teacher.hidden.dtype != teacher.weight.dtype:
-        raise InputError(
-            f"teacher hidden states are {teacher.hidden.dtype}, the head {teacher.weight.dtype}: convert one"
-        )
+    if isinstance(teacher, HiddenTargets):
+        for value in (teacher.weight, teacher.bias):
+            if value is not None and value.dtype != teacher.hidden.dtype:
+                raise InputError(
+                    f"teacher hidden states are {teacher.hidden.dtype}, the head {value.dtype}: convert one"
+                )
 
 
 def _check_tiles(
@@ -252,13 +261,22 @@ def _check_token_weights(value: Any, lead: torch.Size) -> None:
         raise InputError("token_weights: expected finite weights of at least 0")
 
 
-def _checked_labels(labels: Tensor | None, ce_weight: float, lead: torch.Size, classes: int) -> bool:
-    """Whether the cross-entropy is to be computed."""
+def _checked_labels(labels: Tensor | None, ce_weight: float, lead: torch.Size, classes: int) -> Tensor | None:
+    """The labels as int64, which a cross-entropy needs."""
     if labels is not None:
-        _checks.check_labels(labels, lead, classes)
-    elif ce_weight > 0:
+        return _checks.check_labels(labels, lead, classes)
+    if ce_weight > 0:
         raise InputError(f"ce_weight is {ce_weight:g}, but there are no labels: pass labels, or ce_weight=0")
-    return ce_weight > 0
+    return None
+
+
+def _never_compiled(sparse: SparseForm | None, vocab_chunk_size: int | None) -> str | None:
+    """What makes a call run in plain operations alone; None where the backend matters."""
+    if vocab_chunk_size is not None:
+        return "tiles of the vocabulary know no other path"
+    if sparse is not None and sparse.tail != "proportional":
+        return f"sparse targets with tail={sparse.tail!r} know no other path"
+    return None
 
 
 def _shared_vocabulary(student: int, teacher: Targets | None, true: Any) -> int:
@@ -296,8 +314,3 @@ def _default_chunk(hidden: Tensor, classes: int) -> int:
     budget = max(_BUFFERS, int(_SHARE_OF_HEAD * head)) if hidden.device.type == "cpu" else _BUFFERS_ON_DEVICE
     fitting = budget // (2 * classes * hidden.element_size())
     return min(4096, max(64, 1 << (max(1, fitting).bit_length() - 1)))
-
-
-def _whole(value: Any) -> Any:
-    """A DTensor (as FSDP2 shards a head) gathered; anything else as it is."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value

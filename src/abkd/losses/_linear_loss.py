@@ -15,8 +15,14 @@ from abkd.losses._attach import attached, scaled
 from abkd.losses._checks import describe_token
 from abkd.losses._eager import Reduction, explain_row
 from abkd.losses._reduce import checked_count
-from abkd.losses._rows import adjusted, computed_in, scalars_of
-from abkd.losses._sparse import SparseBlock, sparse_rows, what_is_wrong_with_sparse
+from abkd.losses._rows import adjusted, computed_in
+from abkd.losses._sparse import (
+    SparseBlock,
+    SparseForm,
+    proportional_logits,
+    sparse_rows,
+    what_is_wrong_with_sparse,
+)
 from abkd.losses._targets import DenseTargets, HiddenTargets, SparseTargets, Targets
 from abkd.losses._tiled import walk_tiles
 from abkd.losses._walk import Adjustment, Job, Student, adjustment, walk
@@ -38,9 +44,9 @@ class LinearLoss:
     """(n,), 0 without a label"""
 
     def reduced(self, reduction: Reduction, num_items_in_batch: int | Tensor | None) -> Tensor:
-        inputs = _cast_for_autocast(self.student)
+        student, dtype = self.student, _product_dtype(self.student.hidden)
         if reduction == "none":
-            values: Tensor = _EachToken.apply(self, *inputs)  # pyright: ignore
+            values: Tensor = _EachToken.apply(self, dtype, *student)  # pyright: ignore
             if self.job.index is None:
                 return values.view(self.lead)
             return values.new_zeros(self.lead.numel()).index_put((self.job.index,), values).view(self.lead)
@@ -49,12 +55,13 @@ class LinearLoss:
             kd_count = ce_count = kd_count * checked_count(num_items_in_batch)
         elif reduction == "mean":
             kd_count, ce_count = kd_count * max(self.job.tokens, 1), self._labelled().clamp(min=1).to(kd_count)
-        wants = tuple(torch.is_grad_enabled() and value is not None and value.requires_grad for value in inputs)
-        with torch.no_grad(), _no_autocast(inputs.hidden):
+        wants = tuple(torch.is_grad_enabled() and value is not None and value.requires_grad for value in student)
+        with torch.no_grad(), _no_autocast(student.hidden):
             kd_weight, ce_weight = self.kd_weight / kd_count, self.ce_weight / ce_count
+            inputs = _in_dtype(student, dtype)
             divergence, cross_entropy, gradients, unit = self.values(inputs, kd_weight, ce_weight, wants)  # pyright: ignore
             total = (divergence * kd_weight + cross_entropy * ce_weight).sum()
-        return attached(total, tuple(inputs), gradients, unit) if any(wants) else total
+        return attached(total, tuple(student), gradients, unit) if any(wants) else total
 
     def _labelled(self) -> Tensor:
         labels = self.job.labels
@@ -88,7 +95,7 @@ class LinearLoss:
         divergence = job.settings(token)
         if divergence is not None and isinstance(job.teacher, SparseTargets) and job.sparse is not None:
             block, form = SparseBlock.of(job.teacher, token, z.dtype), job.sparse.using(divergence)
-            if form.tail == "proportional" or not bool(sparse_rows(z, block, form, False).values.isfinite()):
+            if not _is_finite_from_sparse(z, block, form, where):
                 return what_is_wrong_with_sparse(z, block, form, where)
         elif divergence is not None and job.teacher is not None:
             z_teacher = _teacher_row(job.teacher, token, job.classes).to(z.dtype)
@@ -97,10 +104,11 @@ class LinearLoss:
                 return error
         if job.labels is not None and bool((z == torch.inf).any() | z.isnan().any() | (z == -torch.inf).all()):
             return InputError(f"student logits: expected finite logits, got NaN or infinity at {describe_token(where)}")
-        if job.labels is not None:
+        label = -100 if job.labels is None else int(job.labels[token])
+        if label >= 0 and bool(z[0, label] == -torch.inf):
             return InfiniteDivergenceError(
-                f"the cross-entropy is infinite at {describe_token(where)}: the student rules out the label "
-                f"{int(job.labels[token])}; label it -100, or mask the token"
+                f"the cross-entropy is infinite at {describe_token(where)}: the student rules out the label {label}; "
+                "label it -100, or mask the token"
             )
         return InfiniteDivergenceError(
             f"the divergence overflows {z.dtype} at {describe_token(where)}: student and teacher are too far apart "
@@ -113,25 +121,29 @@ class _EachToken(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, loss: LinearLoss, hidden: Tensor, weight: Tensor, bias: Tensor | None
+        ctx: Any, loss: LinearLoss, dtype: torch.dtype, hidden: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        ctx.loss = loss
+        ctx.loss, ctx.dtype = loss, dtype
         ctx.save_for_backward(hidden, weight, bias)
         with _no_autocast(hidden):
-            divergence, cross_entropy, _, _ = loss.values(
-                Student(hidden, weight, bias), loss.kd_weight, loss.ce_weight, (False, False, False)
-            )
+            inputs = _in_dtype(Student(hidden, weight, bias), dtype)
+            divergence, cross_entropy, _, _ = loss.values(inputs, loss.kd_weight, loss.ce_weight, (False, False, False))
         return divergence * loss.kd_weight + cross_entropy * loss.ce_weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        student, loss, wants = Student(*ctx.saved_tensors), ctx.loss, tuple(ctx.needs_input_grad[1:])
+        student, loss, wants = Student(*ctx.saved_tensors), ctx.loss, tuple(ctx.needs_input_grad[2:])
         with _no_autocast(student.hidden):
-            _, _, gradients, unit = loss.values(student, loss.kd_weight * outer[0], loss.ce_weight * outer[0], wants)
-        return None, *(
-            None if gradient is None else scaled(gradient, unit, source.dtype)
-            for source, gradient in zip(ctx.saved_tensors, gradients, strict=True)
+            inputs = _in_dtype(student, ctx.dtype)
+            _, _, gradients, unit = loss.values(inputs, loss.kd_weight * outer[0], loss.ce_weight * outer[0], wants)
+        return (
+            None,
+            None,
+            *(
+                None if gradient is None else scaled(gradient, unit, source.dtype)
+                for source, gradient in zip(ctx.saved_tensors, gradients, strict=True)
+            ),
         )
 
 
@@ -162,9 +174,7 @@ def token_weights_of(
 def _row_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, classes: int, how: Adjustment) -> Tensor:
     """The logits (1, V) of one token, as the head means them."""
     z = torch.nn.functional.linear(hidden, weight[:classes], None if bias is None else bias[:classes])
-    numbers = scalars_of(1.0, how, (None, None), z)
-    scale, cap = how
-    return adjusted(z.to(numbers.dtype), None if scale is None else numbers[1], None if cap is None else numbers[2])
+    return adjusted(z.to(computed_in(z)), *how)
 
 
 def _teacher_row(teacher: Targets, token: Tensor, classes: int) -> Tensor:
@@ -175,12 +185,25 @@ def _teacher_row(teacher: Targets, token: Tensor, classes: int) -> Tensor:
     return _row_logits(teacher.hidden[token], teacher.weight, teacher.bias, classes, how)
 
 
-def _cast_for_autocast(student: Student) -> Student:
-    kind = student.hidden.device.type
-    if not torch.is_autocast_enabled(kind) or student.hidden.dtype == torch.float64:
-        return student
-    dtype = torch.get_autocast_dtype(kind)
-    return Student(*(None if value is None else value.to(dtype) for value in student))  # pyright: ignore
+def _is_finite_from_sparse(z: Tensor, block: SparseBlock, form: SparseForm, where: list[int]) -> bool:
+    """Whether the divergence of one row from its sparse targets is."""
+    if form.tail != "proportional":
+        return bool(sparse_rows(z, block, form, False).values.isfinite())
+    teacher = proportional_logits(z, block, form.temperature)
+    return explain_row(z, teacher, form.divergence, where, form.temperature, form.log_floor, False) is None
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    """That of the student's tensors in the products: autocast's where it is on, but for float64."""
+    kind = hidden.device.type
+    if not torch.is_autocast_enabled(kind) or hidden.dtype == torch.float64:
+        return hidden.dtype
+    return torch.get_autocast_dtype(kind)
+
+
+def _in_dtype(student: Student, dtype: torch.dtype) -> Student:
+    bias = student.bias
+    return Student(student.hidden.to(dtype), student.weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 def _no_autocast(like: Tensor) -> contextlib.AbstractContextManager[Any]:

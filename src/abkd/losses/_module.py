@@ -9,7 +9,7 @@ from abkd.divergences import AlphaBeta
 from abkd.errors import InputError
 from abkd.losses import _checks
 from abkd.losses._eager import divergence_loss
-from abkd.losses._gradient_scale import gradient_scale
+from abkd.losses._gradient_scale import measured_scale
 
 _MOMENTUM = 0.99
 
@@ -26,8 +26,8 @@ class ABKDLoss(nn.Module):
         kd_weight: of the divergence, at least 0. The published 32 of alpha-beta stands without T^2, and is not to be
             compared with the weight of a KL that is multiplied by it.
         calibrated: rescale the divergence so that its gradient in the logits is as long as forward KL's (see
-            `abkd.losses.gradient_scale`), by a running mean over training batches that is saved with the module. Then
-            a weight found for KL serves every (alpha, beta).
+            `abkd.losses.gradient_scale`), by a running mean over the training batches that have a gradient, which is
+            saved with the module. Then a weight found for KL serves every (alpha, beta).
 
     Raises:
         InputError: settings out of range; at the call, whatever `divergence_loss` raises, and wrong labels.
@@ -78,13 +78,13 @@ class ABKDLoss(nn.Module):
         if labels is None:
             return self.kd_weight * self._divergence(student_logits, teacher_logits, None)
         _checks.check_pair(student_logits, teacher_logits)
-        _checks.check_labels(labels, student_logits.shape[:-1], student_logits.shape[-1])
+        labels = _checks.check_labels(labels, student_logits.shape[:-1], student_logits.shape[-1])
         counted = labels != -100
         total = nn.functional.cross_entropy(
             student_logits.reshape(-1, student_logits.shape[-1]).to(
                 torch.promote_types(student_logits.dtype, torch.float32)
             ),
-            labels.reshape(-1).long(),
+            labels.reshape(-1),
             ignore_index=-100,
             reduction="sum",
         )
@@ -96,12 +96,10 @@ class ABKDLoss(nn.Module):
         if not self.calibrated:
             return loss
         if self.training:
-            scale = gradient_scale(
-                student_logits, teacher_logits, self.divergence, temperature=self.temperature, mask=mask
-            )
-            self.batches += 1
+            scale, found = measured_scale(student_logits, teacher_logits, self.divergence, None, self.temperature, mask)
+            self.batches += found
             weight = (1 / self.batches).clamp(min=1 - _MOMENTUM)  # a plain mean at first, then a running one
-            self.scale.lerp_(scale.to(self.scale), weight.to(self.scale))
+            self.scale.lerp_(scale.to(self.scale), torch.where(found, weight, 0.0).to(self.scale))
         return self.scale.clone() * loss
 
     def extra_repr(self) -> str:

@@ -65,8 +65,12 @@ def paired(lp: Tensor, lq: Tensor, x: Tensor) -> Pair:
 
 
 def floored(pair: Pair, log_floor: float) -> tuple[Pair, Tensor]:
-    """The pair with log-probabilities no lower than `log_floor`, and where the student's was raised (no gradient)."""
-    lp, lq = pair.lp.clamp(min=log_floor), pair.lq.clamp(min=log_floor)
+    """The pair with log-probabilities no lower than `log_floor`, and where the student's was raised (no gradient).
+
+    Classes that both models rule out stay as they are.
+    """
+    absent = (pair.lq == ABSENT) & (pair.q == 0)
+    lp, lq = (torch.where(absent, log, log.clamp(min=log_floor)) for log in (pair.lp, pair.lq))
     raised = (lp != pair.lp) | (lq != pair.lq)
     nowhere = torch.zeros_like(pair.teacher_zero)
     return Pair(lp, lq, torch.where(raised, lp - lq, pair.x), pair.q, nowhere, nowhere), lq != pair.lq

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from abkd.divergences import Divergence
-from abkd.divergences._arithmetic import log1p
+from abkd.divergences._arithmetic import Coefficient, log1p
 from abkd.losses._pair import Pair, floored, infinite_classes, paired
 
 _LOGITS_ON_CPU = 1 << 16
@@ -40,6 +40,11 @@ class Form:
     log_floor: float | None = None
     shared: bool = False
 
+    @property
+    def teacher_rules(self) -> bool:
+        """Whether a teacher's logit of -inf takes the class from the student too; a cap leaves none."""
+        return self.shared and not self.teacher_capped
+
 
 def scalars_of(
     temperature: float,
@@ -57,14 +62,14 @@ def computed_in(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
-def adjusted(logits: Tensor, scale: Tensor | None, cap: Tensor | None) -> Tensor:
+def adjusted(logits: Tensor, scale: Coefficient | None, cap: Coefficient | None) -> Tensor:
     """`cap tanh(scale z / cap)`: logits as the model's head means them."""
     if scale is not None:
         logits = logits * scale
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def adjusted_slope(z: Tensor, scale: Tensor | None, cap: Tensor | None) -> Tensor | None:
+def adjusted_slope(z: Tensor, scale: Coefficient | None, cap: Coefficient | None) -> Coefficient | None:
     """The derivative of `adjusted` at its output z, or None where it is 1."""
     slope = None if cap is None else 1 - (z / cap) ** 2
     if scale is None:
@@ -178,7 +183,8 @@ def dense_rows(
     """
     compared = compare_rows(student, teacher, scalars, divergence, form)
     if form.gradient:
-        pull_rows(student, teacher if form.shared else None, compared, kd_weight, ce_weight, labels, scalars, form)
+        ruling = teacher if form.teacher_rules else None
+        pull_rows(student, ruling, compared, kd_weight, ce_weight, labels, scalars, form)
     return compared.values, log_sum(compared)
 
 

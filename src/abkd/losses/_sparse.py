@@ -90,8 +90,11 @@ def checked_form(
     tail: str | None,
     temperature: float,
     log_floor: float | None,
+    counted: Tensor | None,
 ) -> SparseForm:
     """The treatment of the tail, with the reason where one cannot be had.
+
+    `counted`, (...) bool or None for all, says which of the targets are looked at.
 
     Raises:
         InputError: truncation; the plain bucket with a degree above 1; a power bucket without its statistic; targets
@@ -119,7 +122,7 @@ def checked_form(
         "keep log sum_tail p^s with the targets (SparseTargets.from_logits(..., power=s)) and use tail='power-bucket', "
         "or tail='renormalise' or 'proportional', which are biased"
     )
-    if tail == "bucket" and above_one and targets.ids.shape[-1] < classes:
+    if tail == "bucket" and above_one and _has_tail(targets, classes, counted):
         raise InputError(
             f"{divergence.name}: the tail as one class can exceed the true divergence up to 2 times where alpha + beta "
             f"(here {float(s.max()) if s is not None else 1:g}) is above 1, so it is refused; {remedy}"
@@ -138,6 +141,14 @@ def checked_form(
             )
         power = 1.0 if abs(power - 1) <= 1e-6 else power
     return SparseForm(divergence, tail, power, temperature, log_floor)  # pyright: ignore
+
+
+def _has_tail(targets: SparseTargets, classes: int, counted: Tensor | None) -> bool:
+    """Whether the entries of any token are not all classes."""
+    if targets.ids.shape[-1] < classes:
+        return True
+    some = (targets.ids < 0).any(-1)
+    return bool((some if counted is None else some & counted).any())
 
 
 class SparseResult(NamedTuple):

@@ -42,7 +42,7 @@ def sparse_values(
     if support != "strict":
         raise InputError("support='shared': sparse targets do not say what the teacher rules out; use support='strict'")
     check_sparse_values(targets, mask, classes)
-    form = checked_form(divergence, targets, classes, tail, temperature, log_floor)
+    form = checked_form(divergence, targets, classes, tail, temperature, log_floor, mask)
     with torch.no_grad():
         logits = student.reshape(-1, classes)
         chosen = slice(None) if mask is None else mask.flatten().nonzero().squeeze(-1)

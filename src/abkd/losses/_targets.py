@@ -93,7 +93,8 @@ class SparseTargets:
     """The most probable tokens of a teacher's distributions, and the mass of all others.
 
     Args:
-        ids: (..., K) integers, each once; -1 leaves an entry out, for a K that differs from token to token.
+        ids: (..., K) integers, each once; -1 leaves an entry out, for a K that differs from token to token. The first
+            one of a token is always there.
         log_probs: (..., K), natural, not renormalised: with the tail they make up 1. In any order that is one: most
             probable first, or by id.
         log_tail: (...), the log of the mass of all other tokens; -inf where there is none.
@@ -194,7 +195,7 @@ class SparseTargets:
         if tail_mass is not None:
             mass = top.exp().cumsum(-1)
             dropped = torch.cat([torch.zeros_like(mass[..., :1]), mass[..., :-1]], -1) >= 1 - tail_mass
-            width = int((~dropped).sum(-1).max())
+            width = max(1, int((~dropped).reshape(-1, dropped.shape[-1]).any(0).sum()))
             top, ids, dropped = top[..., :width], ids[..., :width], dropped[..., :width]
         kept = ids if dropped is None else ids.where(~dropped, ids[..., :1])
         tail = logs.scatter(-1, kept, -torch.inf)
@@ -245,7 +246,7 @@ def check_adjustment(who: str, scale: Any, softcap: Any) -> None:
 
 def check_sparse_values(targets: SparseTargets, counted: Tensor | None, vocabulary: int) -> None:
     """What sparse targets hold, with one look for all faults: a message that names the first of them."""
-    ids, logs = targets.ids, targets.log_probs.to(torch.promote_types(targets.log_probs.dtype, torch.float32))
+    ids, logs = targets.ids.long(), targets.log_probs.to(torch.promote_types(targets.log_probs.dtype, torch.float32))
     left_out = ids == -1
     sorted_ids = ids.masked_fill(left_out, vocabulary).sort(-1).values
     repeated = (sorted_ids[..., 1:] == sorted_ids[..., :-1]) & (sorted_ids[..., 1:] != vocabulary)
@@ -261,6 +262,7 @@ def check_sparse_values(targets: SparseTargets, counted: Tensor | None, vocabula
             (ids < -1) | (ids >= vocabulary)
         ).any(-1),
         "ids: expected each id once, got a repeated one": repeated.any(-1),
+        "ids: the first entry of a token may not be left out": left_out[..., 0],
         "log_probs: expected log-probabilities (at most 0, not NaN)": values_bad,
         "log_tail: expected the log of a mass between 0 and 1 (-inf for none), not NaN": tail_bad,
         "expected entries in order, most probable first (or by id)": ~(by_id | by_mass),

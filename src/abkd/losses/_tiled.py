@@ -104,7 +104,7 @@ class _Block:
                 slope = slope + ce_weight * torch.exp(z - sums.untempered)
                 place, within = self._labels_in(classes)
                 slope.scatter_add_(-1, place, torch.where(within, -ce_weight, 0.0))
-            factor = adjusted_slope(z, *self._numbers(job.adjustment))
+            factor = adjusted_slope(z, *job.adjustment)
             yield classes, (slope if factor is None else slope * factor).to(self.hidden.dtype)
 
     def _labels_in(self, classes: slice) -> tuple[Tensor, Tensor]:
@@ -135,11 +135,7 @@ class _Block:
 
     def _logits(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, classes: slice, how: Adjustment) -> Tensor:
         z = torch.nn.functional.linear(hidden, weight[classes], None if bias is None else bias[classes])
-        return adjusted(z.to(self._dtype), *self._numbers(how))
-
-    def _numbers(self, how: Adjustment) -> tuple[Tensor | None, Tensor | None]:
-        scale, cap = (None if value is None else torch.tensor(value, dtype=self._dtype) for value in how)
-        return scale, cap
+        return adjusted(z.to(self._dtype), *how)
 
 
 def _log_sum(z: Tensor) -> Tensor:

@@ -93,10 +93,14 @@ class Outcome(NamedTuple):
 
 
 def rows_at_once(job: Job, device: torch.device) -> int:
-    """Rows in one call of the backend: compiled, on a CPU, a power of two up to 256, otherwise the whole block."""
-    if device.type == "cpu" and job.backend == "compiled":
+    """Rows in one call of the backend: the block, or, as each number is compiled for, of compiled code up to 256 on a
+    CPU and elsewhere the block filled up to a power of two where all tokens make up less than one.
+    """
+    if job.backend != "compiled":
+        return max(1, min(job.chunk_size, job.tokens))
+    if device.type == "cpu":
         return min(256, max(8, power_of_two(_COMPILED_LOGITS // job.classes)))
-    return max(1, min(job.chunk_size, job.tokens))
+    return min(job.chunk_size, 1 << (max(1, job.tokens) - 1).bit_length())
 
 
 def walk(job: Job, student: Student, kd_weight: Tensor, ce_weight: Tensor, wants: tuple[bool, bool, bool]) -> Outcome:

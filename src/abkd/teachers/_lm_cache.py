@@ -22,16 +22,16 @@ from abkd.losses._sparse import degree
 from abkd.teachers._live import fingerprint_of
 from abkd.teachers._lm_cache_build import FORMAT, KEY, POSITIONS, build
 from abkd.teachers._lm_cache_codec import Form, decode
-from abkd.teachers._lm_cache_rows import (
+from abkd.teachers._lm_cache_select import Rule
+from abkd.teachers._lm_cache_store import CacheFolder
+from abkd.teachers._token_rows import (
     Row,
     check_tokenised,
     fingerprint_of_tokenizer,
     rows_in,
-    rows_of,
+    texts_of,
     vocabulary_of,
 )
-from abkd.teachers._lm_cache_select import Rule
-from abkd.teachers._lm_cache_store import CacheFolder
 
 _BITS = (4, 5, 6, 7, 8, 16)
 _REMEDY = (
@@ -257,13 +257,13 @@ class LmCache:
         )
 
     def check_dataset(self, dataset: Any) -> None:
-        """Tokenised data of which every text is in the cache, in any order.
+        """Tokenised data of which every text is in the cache, in any order; packed rows are taken text by text.
 
         Raises:
             InputError: some are not; the message says how many.
         """
-        check_tokenised(dataset)
-        missing = [index for index, row in enumerate(rows_of(dataset)) if not self._covers(row)]
+        check_tokenised(dataset, "rows of a teacher cache")
+        missing = sorted({number for number, text in texts_of(dataset) if not self._covers(text)})
         if missing:
             shown = ", ".join(str(index) for index in missing[:5])
             raise InputError(

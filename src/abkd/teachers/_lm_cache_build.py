@@ -14,8 +14,10 @@ from torch import nn
 from abkd.errors import InputError, needed
 from abkd.storage import locked
 from abkd.teachers._live import check_frozen, fingerprint_of
-from abkd.teachers._lm_cache_codec import RANGE_STEP, Form, decode, encode
-from abkd.teachers._lm_cache_rows import (
+from abkd.teachers._lm_cache_codec import RANGE_STEP, Form, encode, tallied
+from abkd.teachers._lm_cache_select import Asker, Rule
+from abkd.teachers._lm_cache_store import CacheFolder
+from abkd.teachers._token_rows import (
     Row,
     check_tokenised,
     fingerprint_of_rows,
@@ -24,8 +26,6 @@ from abkd.teachers._lm_cache_rows import (
     row_of,
     vocabulary_of,
 )
-from abkd.teachers._lm_cache_select import Asker, Rule
-from abkd.teachers._lm_cache_store import CacheFolder
 
 FORMAT = 1
 KEY, POSITIONS = "teacher_key", "teacher_positions"
@@ -49,7 +49,7 @@ def build(
     progress: bool,
 ) -> None:
     """Fill `folder`, kept from other processes meanwhile; see `LmCache.build`."""
-    check_tokenised(dataset)
+    check_tokenised(dataset, "rows to cache a teacher for")
     check_frozen(teacher)
     clash = [name for name in dataset.column_names if name.startswith(_OWN)]
     if clash:
@@ -67,7 +67,7 @@ def build(
         if place.whole():
             return
         builder = _Builder(dataset, rows, Asker(teacher, rule, form), form, place, size, batch_size)
-        whole = _guess(rule, form) * tokens + dataset.data.nbytes
+        whole = _guess(rule, form) * tokens + _own_bytes(dataset)
         place.check_room(whole * builder.rows_missing() / len(rows), len(rows) - builder.rows_missing())
         place.reopen()
         builder.run(progress)
@@ -145,16 +145,16 @@ class _Builder:
         """Bytes that `rows` rows, this part's among them, take at this part's rate."""
         own = sum(len(value) for name in (KEY, POSITIONS, *self.form.columns) for value in columns[name])
         share = rows / len(span)
-        return share * (own + _ARROW * len(span) + self.dataset.data.nbytes * len(span) / len(self.rows))
+        return share * (own + _ARROW * len(span) + _own_bytes(self.dataset) * len(span) / len(self.rows))
 
     def _finish(self, seconds: float, asked: int) -> None:
         data = self.place.read(self.parts)
-        summary = measured(data, self.form, self.asker.rule.temperature)
+        summary = measured(data, self.form)
         summary["teacher_tokens_per_second"] = asked / seconds if asked and seconds > 0 else None
         self.place.finish(data, summary, self.parts)
 
 
-def measured(data: Any, form: Form, temperature: float) -> dict[str, Any]:
+def measured(data: Any, form: Form) -> dict[str, Any]:
     """What a cache holds: tokens, bytes a token (everything but the data set's own columns), entries, tail mass."""
     names = [KEY, POSITIONS, *form.columns]
     own = data.select_columns(names)
@@ -163,12 +163,8 @@ def measured(data: Any, form: Form, temperature: float) -> dict[str, Any]:
     for start in range(0, len(own), 256):
         part = own[start : start + 256]
         size += sum(len(value) + 4 for name in names for value in part[name])  # and 4 bytes of offset each
-        targets = decode(
-            [{name: part[name][row] for name in names} for row in range(len(part[KEY]))], form, temperature
-        )
-        tokens += len(targets.log_tail)
-        entries += int((targets.ids >= 0).sum())
-        tail += float(targets.log_tail.double().exp().sum())
+        found = tallied(part["teacher_counts"], part["teacher_tails"], form)
+        tokens, entries, tail = tokens + found[0], entries + found[1], tail + found[2]
         for value in part["teacher_ranges"]:
             widest = max(widest, max(value, default=0))
     return {
@@ -179,6 +175,11 @@ def measured(data: Any, form: Form, temperature: float) -> dict[str, Any]:
         "tail_mass": tail / tokens,
         "largest_log_prob_error": form.largest_error((widest - 1) * RANGE_STEP) if widest else 0.0,
     }
+
+
+def _own_bytes(dataset: Any) -> float:
+    """The bytes of a data set's own columns; a selection's are its share of the whole table's."""
+    return float(dataset.data.nbytes * len(dataset) / max(dataset.data.num_rows, 1))
 
 
 def _identity(rows: Sequence[Row], teacher: nn.Module, tokenizer: Any, rule: Rule, form: Form) -> dict[str, Any]:

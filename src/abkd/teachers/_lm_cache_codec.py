@@ -114,6 +114,16 @@ def decode(rows: Sequence[Mapping[str, bytes]], form: Form, temperature: float) 
         raise CorruptFileError(f"a row of the teacher cache cannot be read ({error}); build the cache anew") from error
 
 
+def tallied(counts: Sequence[bytes], tails: Sequence[bytes], form: Form) -> tuple[int, int, float]:
+    """Positions, entries, and the sum of the masses outside them, of some rows' `teacher_counts` and `teacher_tails`.
+
+    The entries themselves are left packed: unpacked they are a rectangle as wide as the widest position.
+    """
+    held = np.frombuffer(b"".join(counts), form.count)
+    odds = _unpack_odds(np.frombuffer(b"".join(tails), np.uint16))
+    return len(held), int(held.sum(dtype=np.int64)), float(odds.double().sigmoid().sum())
+
+
 def _decode(rows: Sequence[Mapping[str, bytes]], form: Form, temperature: float) -> SparseTargets:
     counts_of = [np.frombuffer(row["teacher_counts"], form.count).astype(np.int64) for row in rows]
     counts = np.concatenate(counts_of)

@@ -14,7 +14,7 @@ from torch import Tensor
 from abkd.errors import InputError
 from abkd.losses import SparseTargets
 from abkd.teachers._lm_cache_codec import Form
-from abkd.teachers._lm_cache_rows import Row, padded
+from abkd.teachers._token_rows import Row, padded
 
 DEFAULT_MIN_PROBABILITY = 0.0015
 DEFAULT_MIN_ENTRIES = 32

@@ -101,7 +101,8 @@ def alpha_beta(lp, lq, x, table):
     far_phi = per_far * decay_first(far, far_exp, far_series) + tl.where(positive, no_inner, no_outer) * y
     u = near_phi * tl.where(positive, tl.load(table + 13), tl.load(table + 11))
     u = u + near_exp * far_phi * tl.where(positive, tl.load(table + 14), tl.load(table + 12))
-    half = tl.exp(0.5 * (s * tl.maximum(lp, lq) + lowest * below + beyond * above))
+    exponent = 0.5 * (s * tl.maximum(lp, lq) + lowest * below + beyond * above)
+    half = tl.exp(tl.minimum(exponent, 88.0))  # finite, so that f = u = 0 stay 0, also for classes beyond the last one
     return half * f * half, half * tl.where(positive, u, -u) * half
 
 

@@ -18,6 +18,7 @@ Array = NDArray[Any]
 IGNORED = -100
 KEY_BYTES = 16
 _MASKS = ("completion_mask", "assistant_masks")
+_LENGTHS = "seq_lengths"
 
 
 class Row(NamedTuple):
@@ -102,28 +103,40 @@ def rows_in(batch: Mapping[str, Any]) -> list[Row]:
     return found
 
 
-def check_tokenised(dataset: Any) -> None:
+def check_tokenised(dataset: Any, what: str) -> None:
     """A `datasets.Dataset` with `input_ids`, and with at least one row.
+
+    Args:
+        dataset: what was given.
+        what: its name, for the message.
 
     Raises:
         InputError: it is not.
     """
     columns = getattr(dataset, "column_names", None)
     if not isinstance(columns, list) or not hasattr(dataset, "select"):
-        raise InputError(f"expected a datasets.Dataset to cache a teacher for, got {type(dataset).__name__}")
+        raise InputError(f"{what}: expected a datasets.Dataset, got {type(dataset).__name__}")
     if "input_ids" not in columns:
+        found = ", ".join(cast("list[str]", columns))
         raise InputError(
-            f"expected tokenised rows (input_ids, labels), found the columns {', '.join(cast('list[str]', columns))}: "
+            f"{what}: expected tokenised rows (input_ids, labels), found the columns {found}: "
             "tokenise them with abkd.lm.data.tokenise, or take a trainer's train_dataset"
         )
     if len(dataset) == 0:
-        raise InputError("the data set to cache a teacher for is empty")
+        raise InputError(f"{what}: the data set is empty")
 
 
-def rows_of(dataset: Any) -> Iterator[Row]:
-    """All rows of tokenised data."""
-    for example in dataset.select_columns(row_columns(dataset)):
-        yield row_of(example)
+def texts_of(dataset: Any) -> Iterator[tuple[int, Row]]:
+    """All texts of tokenised data and the numbers of their rows, of which a packed one holds several (TRL's
+    `seq_lengths`).
+    """
+    packed = [_LENGTHS] if _LENGTHS in dataset.column_names else []
+    for number, example in enumerate(dataset.select_columns([*row_columns(dataset), *packed])):
+        row = row_of(example)
+        cuts = np.cumsum(example[_LENGTHS])[:-1] if packed else []
+        counts = np.concatenate([np.zeros(1, dtype=bool), row.counted])
+        for ids, counted in zip(np.split(row.ids, cuts), np.split(counts, cuts), strict=True):
+            yield number, Row(ids, counted[1:])
 
 
 def row_columns(dataset: Any) -> list[str]:
