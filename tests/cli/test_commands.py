@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from abkd.cli._console import plain
 from abkd.image.objectives import METHODS
 
 REPORTS = {"table.csv", "table.md", "table.png", "curves.png", "results.json", "recipe.yaml", "environment.json"}
@@ -259,3 +262,31 @@ def test_the_version(run: Any) -> None:
     import abkd
 
     assert run("--version") == (0, f"abkd {abkd.__version__}\n", "")
+
+
+def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    plain("runs/a:bug:b")
+    assert capsys.readouterr().out == "runs/a:bug:b\n"
+
+
+def test_finished_students_do_not_go_with_another_teacher(run: Any, recipe: Path) -> None:
+    code, _, err = run("train", "r.yaml", "-q")
+    assert code == 0, err
+    shutil.rmtree("out/teacher")
+    words = ("--methods", "kd", "--seeds", "1,2", "--resume", "-q", "teacher.seed=5")
+    code, _, err = run("compare", "r.yaml", *words)
+    assert code == 2
+    assert "out/runs/kd/seed-1: is finished, and the teacher has changed since" in err
+    assert not Path("out/runs/kd/seed-2").exists()
+
+
+def test_eval_leaves_out_what_was_set_aside(run: Any, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = run("train", "r.yaml", "-q", "method=sft", "teacher=null", "compare={}")
+    assert code == 0, err
+    shutil.copytree("out", ".out.replaced")
+    asked: list[Any] = []
+    monkeypatch.setattr("abkd.engine.place_of", lambda training: asked.append(training) or torch.device("cpu"))
+    assert list(json.loads(run("eval", ".", "--json")[1])) == ["out/runs/sft/seed-1"]
+    assert [training["num_train_epochs"] for training in asked] == [2]
+    monkeypatch.chdir("out/runs/sft/seed-1")
+    assert list(json.loads(run("eval", ".", "--json")[1])) == ["seed-1"]

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from abkd.config import load_recipe, parse_recipe
-from abkd.errors import RecipeError
+from abkd.config import Data, image_facts, load_recipe, parse_recipe
+from abkd.errors import InputError, RecipeError
+from abkd.image import ModelChoice, load_teacher
+from abkd.image.data import load_data
 from abkd.image.models import build_model, save_model
 
 # Dotted path, value written there, and what the fault's line must hold.
@@ -270,10 +273,19 @@ def test_alpha_and_beta_alone_are_the_alpha_beta_divergence(sound: dict[str, Any
         ("training.load_best_model_at_end", True, "select_by"),
         ("training.greater_is_better", False, "select_by"),
         ("teacher", {"path": ".", "seed": 3}, "seed is of a teacher that the recipe trains"),
+        ("teacher", {"path": ".", "options": {"widths": [4]}}, "takes no weights, pretrained, training or options"),
         ("training.eval_steps", 5, "no effect with eval_strategy 'epoch'"),
         ("training.logging_steps", 5, "no effect with logging_strategy 'epoch'"),
         ("training.save_only_model", True, "state of the optimiser"),
         ("training.save_strategy", "best", "select_by"),
+        ("training.batch_eval_metrics", True, "whole split"),
+        ("training.eval_do_concat_batches", False, "whole split"),
+        ("training.neftune_noise_alpha", 5.0, "images have none"),
+        ("training.train_sampling_strategy", "group_by_length", "images have no length"),
+        ("training.disable_tqdm", True, "--quiet"),
+        ("training.max_steps", 0, "at least 1"),
+        ("training.lr_milestones", [2, 3], "3 not reached in 3 epochs"),
+        ("training.eval_strategy", "no", "contradicts data.validation"),
         ("training.optim", "galore_adamw", "galore_torch"),
         ("training.report_to", "wandbb", "'wandb'"),
         ("data.options", {"augment": "none"}, "data.augment"),
@@ -286,6 +298,68 @@ def test_what_would_work_against_the_trainer_is_refused(
     (line,) = problems(sound)
     assert line.startswith(path)
     assert said in line
+
+
+def test_milestones_are_measured_against_the_epochs_where_these_are_known(sound: dict[str, Any]) -> None:
+    for training in ({"num_train_epochs": 3.5}, {"max_steps": 100}):
+        parse_recipe(sound | {"training": {"lr_milestones": [2, 3], **training}})
+
+
+@pytest.mark.parametrize("section", ["training", "teacher.training"])
+@pytest.mark.parametrize(("key", "value"), [("select_by", "nll"), ("eval_strategy", "epoch"), ("eval_on_start", True)])
+def test_an_epoch_is_chosen_by_validation_images(sound: dict[str, Any], section: str, key: str, value: object) -> None:
+    spoil(sound, "data.validation", 0)
+    spoil(sound, f"{section}.{key}", value)
+    (line,) = problems(sound)
+    assert line.startswith(f"{section}.{key}: needs validation images")
+
+
+def test_the_table_of_a_study_without_validation_images_speaks_of_the_last_epoch(sound: dict[str, Any]) -> None:
+    plan = parse_recipe(sound).plan(["kd"], [1])
+    assert "last epoch %" in [column.title for column in plan.columns()]
+    assert "chosen on the validation split" in plan.note()
+    spoil(sound, "data.validation", 0)
+    spoil(sound, "training.eval_strategy", "no")
+    plan = parse_recipe(sound).plan(["kd"], [1])
+    assert "last epoch %" not in [column.title for column in plan.columns()]
+    assert "of the last epoch." in plan.note()
+    assert "validation" not in plan.note()
+
+
+def test_a_teacher_may_be_trained_from_published_weights(sound: dict[str, Any]) -> None:
+    sound["teacher"] |= {"model": "timm:test_resnet", "pretrained": True}
+    assert parse_recipe(sound).plan(["kd"], [1]).teacher.student.options == {"pretrained": True}
+
+
+def test_a_saved_teacher_s_folder_is_not_taken_for_the_model_of_its_name(
+    sound: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved = build_model("cnn", num_classes=10, channels=1)
+    save_model(saved, "cnn")
+    sound["teacher"] = {"path": "cnn"}
+    chosen = parse_recipe(sound).plan(["kd"], [1]).runs["kd"][1].teacher
+    data = load_data("digits")
+    pixels = torch.rand(2, 1, 8, 8)
+    assert torch.equal(load_teacher(chosen, data)(pixels), saved.eval()(pixels).logits)
+    with pytest.raises(InputError, match=r"random weights.*as a folder this one is '\./cnn'"):
+        load_teacher(ModelChoice("cnn"), data)
+
+
+def test_a_data_set_is_not_taken_for_the_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar100/a").mkdir(parents=True)
+    facts = image_facts(Data(name="cifar100", root=str(tmp_path)))
+    assert facts is not None
+    assert facts[0] == 100
+
+
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    for name in ("a", "b", ".ipynb_checkpoints"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    facts = image_facts(Data(name=str(tmp_path)))
+    assert facts is not None
+    assert facts[0] == 2
 
 
 def test_absurd_yaml_is_a_fault_of_the_recipe(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_key_given_twice_is_a_fault_with_both_lines_and_the_first_stays() -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [1", "a: b: c", "\ta: 1", "- 1\na: 2", "a: !!python/object:os.x {}", "a: 1\n---\nb: 2"]
+    "text", ["a: [1", "a: b: c", "\ta: 1", "- 1\na: 2", "a: !!python/object:os.x {}", "a: 1\n---\nb: 2", "a: b\x07"]
 )
 def test_what_is_not_plain_yaml_is_one_error_with_its_line(text: str) -> None:
     with pytest.raises(RecipeError, match=r"line \d"):

@@ -375,6 +375,20 @@ def test_withheld_and_missing_labels(tmp_path: Path) -> None:
         load_data(f"datasets:{tmp_path / 'without'}")
 
 
+def test_rows_without_an_image(tmp_path: Path) -> None:
+    from datasets import load_from_disk
+
+    whole = load_from_disk(str(saved(tmp_path / "d", {"train": 20, "test": 8}, other=["a"] * 20)))
+    with pytest.raises(InputError, match=r"train split, row 0: expected an image, got str; .*image_column"):
+        load_data(f"datasets:{tmp_path / 'd'}", image_column="other")
+    whole["train"] = whole["train"].map(
+        lambda row, index: {"image": None if index == 3 else row["image"]}, with_indices=True
+    )
+    whole.save_to_disk(str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"train split, row 3: expected an image, got none; remove rows without one"):
+        load_data(f"datasets:{tmp_path / 'none'}")
+
+
 def test_a_hub_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

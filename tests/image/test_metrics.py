@@ -68,3 +68,12 @@ def test_half_precision_is_computed_in_single():
 def test_bad_input(logits, labels, teacher, message):
     with pytest.raises(InputError, match=message):
         classification_metrics(logits, labels, teacher)
+
+
+def test_a_confidence_of_one_is_in_the_last_bin():
+    """Half the images at confidence 1.0, 98 % right; half at 0.97, all right: one bin, 0.985 against 0.99."""
+    certain, confident = torch.tensor([40.0, 0.0]), torch.tensor([0.97, 0.03]).log()
+    logits = torch.cat([certain.repeat(50, 1), confident.repeat(50, 1)])
+    labels = torch.zeros(100, dtype=torch.long)
+    labels[0] = 1
+    assert classification_metrics(logits, labels)["ece"] == pytest.approx(0.005, abs=1e-6)

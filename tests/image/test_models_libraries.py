@@ -63,6 +63,21 @@ def test_auxiliary_heads_are_left_out() -> None:
     assert model(torch.empty(2, 3, 64, 64, device="meta")).logits.shape == (2, 3)
 
 
+def test_an_inception_with_published_weights_keeps_its_own_normalisation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import models
+
+    name = "torchvision:googlenet"
+    published = build_model(name, num_classes=3, init_weights=False).backbone.state_dict()
+    weights = models.get_model_weights("googlenet").DEFAULT
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: published)
+    model = build_model(name, num_classes=3, pretrained=True).eval()
+    loaded = load_model(save_model(model, tmp_path / "m"))
+    assert model.backbone.transform_input is loaded.backbone.transform_input is True
+    assert loaded.spec == model.spec
+
+
 def test_transformers_folder_with_its_weights(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
@@ -78,6 +93,18 @@ def test_transformers_folder_with_its_weights(tmp_path: Path) -> None:
     assert fresh(pixels).logits.shape == (1, 6)
     untrained = build_model(f"hf:{tmp_path}", num_classes=4, hidden_dropout_prob=0.5)
     assert not torch.equal(untrained.eval()(pixels).logits, model(pixels).logits)
+    for options in ({"hidden_size": 32}, {"num_hidden_layers": 2}):
+        with pytest.raises(InputError, match=r"published weights have no .*; leave out the options"):
+            build_model(f"hf:{tmp_path}", num_classes=4, pretrained=True, **options)
+
+
+def test_weights_published_in_half_precision_are_trained_in_single(tmp_path: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    ViTForImageClassification(ViTConfig(**TINY_VIT, num_labels=4)).bfloat16().save_pretrained(tmp_path)
+    for pretrained in (True, False):
+        model = build_model(f"hf:{tmp_path}", num_classes=4, pretrained=pretrained)
+        assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
 def test_torchvision_weights_with_another_head(monkeypatch: pytest.MonkeyPatch) -> None:

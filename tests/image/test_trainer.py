@@ -252,6 +252,14 @@ def test_multi_step_and_cosine_schedules(tmp_path):
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.03])
 
 
+def test_milestones_are_of_the_batch_size_that_was_found(tmp_path):
+    run = trainer(tmp_path, lr_milestones=[1], auto_find_batch_size=True)
+    run._train_batch_size = 4  # what transformers goes on with when 8 do not fit into memory
+    run.create_optimizer_and_scheduler(20)
+    factor = run.lr_scheduler.lr_lambdas[0]
+    assert [factor(step) for step in (9, 10)] == [1.0, 0.1]
+
+
 def test_scheduled_settings_change_over_the_run(tmp_path):
     run = trainer(tmp_path, method="kd", kd_weight={"from": 1.0, "to": 0.0, "until": 0.5}, save_strategy="no")
     assert [run._objectives.at(p).kd_weight for p in (0.0, 0.25, 0.5, 1.0)] == [1.0, 0.5, 0.0, 0.0]
@@ -337,6 +345,8 @@ def test_empty_data_and_missing_splits(tmp_path):
         trainer(tmp_path, validation=Images(0))
     with pytest.raises(InputError, match="eval_strategy needs an eval_dataset"):
         trainer(tmp_path, eval_strategy="epoch")
+    with pytest.raises(InputError, match="eval_on_start needs an eval_dataset"):
+        trainer(tmp_path, eval_on_start=True)
     with pytest.raises(InputError, match="fewer than one batch of 8"):
         trainer(tmp_path, train=Images(5), dataloader_drop_last=True)
     with pytest.raises(InputError, match="persistent_workers"):

@@ -15,6 +15,7 @@ from test_trainer_resume import KillAt, Killed
 from trainer_toys import Images, same_bits, trainer
 
 from abkd.image import DataChoice, ImageRun, ModelChoice, run_image
+from abkd.image._load import load_images
 
 FORKED = """
 import os, sys, traceback
@@ -146,3 +147,18 @@ def test_every_rank_loads_the_best_weights(tmp_path):
     assert first["path"] == second["path"]
     assert Path(first["path"]).is_dir()
     assert same_bits(first["weights"], second["weights"])
+
+
+def test_the_others_read_after_the_first_process_has_downloaded(monkeypatch):
+    happened = []
+
+    def told(given):
+        happened.append("told")
+        given[:] = [None, None]
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", told)
+    monkeypatch.setattr("abkd.image.data.load_data", lambda *_, **__: happened.append("read"))
+    load_images(DataChoice("cifar10", {"root": ".", "download": True}))
+    assert happened == ["told", "read"]

@@ -99,6 +99,16 @@ def test_killed_and_resumed_is_bit_equal(tmp_path, straight, step, save):
     assert [line["step"] for line in logged] == [line["step"] for line in resumed.state.log_history]
 
 
+@pytest.mark.parametrize("end", [{"max_steps": 7}, {"num_train_epochs": 1.4}])
+def test_a_run_that_ended_inside_an_epoch_takes_no_further_step(tmp_path, end):
+    whole = run_in(tmp_path / "run", **end)
+    whole.train()
+    again = run_in(tmp_path / "run", model=student(seed=99), **end)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 7
+    assert_same(outcome(again), outcome(whole))
+
+
 def test_accumulation_and_a_second_kill(tmp_path):
     options = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "save_strategy": "steps"}
     whole = run_in(tmp_path / "whole", save_steps=2, **options)

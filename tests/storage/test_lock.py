@@ -35,6 +35,15 @@ def holder(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "mkdir", none)
+    with pytest.raises(InputError, match="runs: this folder cannot be made"), locked(tmp_path / "runs" / "new"):
+        pass
+
+
 def test_another_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "new"
     with holder(folder) as process:

@@ -8,32 +8,41 @@ import io
 import json
 import statistics
 import sys
-from dataclasses import replace
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
 
+from abkd.engine import RunResult
 from abkd.errors import AbkdError, CorruptFileError, InputError, RunExistsError
+from abkd.image import DataChoice, ImageRun, ModelChoice
+from abkd.image.models import build_model, save_model
 from abkd.storage import NoRoomError, room_in
 from abkd.study import (
     Column,
     Comparison,
     Failure,
+    ImagePlan,
     Planned,
     Record,
     Spread,
+    StudyPlan,
     compare,
     load_comparison,
     open_folder,
     plan,
     print_table,
     rich_table,
+    run_opened,
     to_csv,
     to_markdown,
 )
 from abkd.study import _plots as plots
+from abkd.study._plan import Work
 
 COLUMNS = (
     Column("accuracy %", "accuracy", scale=100),
@@ -239,3 +248,64 @@ def test_results_that_are_missing_or_spoilt_are_told_apart(tmp_path: Path) -> No
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(CorruptFileError, match="not the results"):
         load_comparison(tmp_path)
+
+
+@dataclass(frozen=True)
+class Settings:
+    seed: int
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Shared:
+    """What several runs may share."""
+
+
+class Alone(StudyPlan[Settings]):
+    """Runs that share nothing with each other; notes at each what earlier ones were given and is still held."""
+
+    given: ClassVar[list[weakref.ref[Shared]]] = []
+    held: ClassVar[list[int]] = []
+
+    def columns(self) -> tuple[Column, ...]:
+        return COLUMNS
+
+    def note(self) -> str:
+        return ""
+
+    def trained(self, folder: Path) -> Any:
+        raise AssertionError("there is no teacher")
+
+    def work(self, place: Path, progress: bool) -> Work:
+        return Work(self._run, self._share, lambda _: {})
+
+    def _share(self, run: Settings) -> dict[str, Any]:
+        made = Shared()
+        self.given.append(weakref.ref(made))
+        return {"made": made}
+
+    def _run(self, settings: Settings, folder: Path, *, made: Shared, **_: Any) -> RunResult:
+        self.held.append(sum(each() is not None and each() is not made for each in self.given))
+        return RunResult(folder, settings.seed, 1.0, 1, {}, {}, [])
+
+
+def test_what_a_run_was_given_is_not_held_after_it(tmp_path: Path) -> None:
+    run_opened(Alone({"a": {seed: Settings(seed) for seed in (1, 2)}}), tmp_path, progress=False)
+    assert Alone.held == [0, 0]
+
+
+@pytest.mark.parametrize(("augment", "shared"), [("none", True), ("crop-flip", False)])
+def test_a_teacher_s_memory_is_shared_by_runs_of_the_same_images(tmp_path: Path, augment: str, shared: bool) -> None:
+    save_model(build_model("cnn", num_classes=10, channels=1), tmp_path / "teacher")
+    run = ImageRun(
+        ModelChoice("cnn"),
+        DataChoice("digits", {"augment": augment}),
+        teacher=ModelChoice(str(tmp_path / "teacher")),
+        teacher_cache=True,
+    )
+    first, again, second = (
+        replace(run, method=method, seed=seed) for method, seed in (("kd", 0), ("sft", 0), ("kd", 1))
+    )
+    work = ImagePlan({"kd": {0: first, 1: second}}).work(tmp_path, progress=False)
+    teachers = [work.share(each)["teacher"] for each in (first, again, second)]
+    assert teachers[0] is teachers[1]
+    assert (teachers[1] is teachers[2]) == shared

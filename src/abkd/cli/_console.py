@@ -24,12 +24,12 @@ def out() -> Console:
 
     Of the processes of a run the first one alone speaks.
     """
-    return Console(highlight=False, quiet=_rank() > 0)
+    return Console(highlight=False, emoji=False, quiet=_rank() > 0)
 
 
 def err() -> Console:
     """The console for progress, on standard error; likewise of the first process."""
-    return Console(stderr=True, highlight=False, quiet=_rank() > 0)
+    return Console(stderr=True, highlight=False, emoji=False, quiet=_rank() > 0)
 
 
 def plain(text: str) -> None:
@@ -62,7 +62,7 @@ def guarded(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
 def _complain(text: str) -> None:
     """An error, of whichever process."""
     number = _rank()
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     console.print(f"process {number}: {text}" if number else text, style="red", markup=False, soft_wrap=True)
 
 

@@ -21,7 +21,6 @@ EXAMPLES = (
 
 
 def evaluate(
-    context: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
@@ -124,7 +123,16 @@ def evaluate(
         )
         plain(json.dumps(result.as_dict(), indent=2) if as_json else str(result))
         return
-    _check_without_sets(context, target, output)
+    needing = {
+        "--seeds": seeds,
+        "--template": template,
+        "--root": root,
+        "--size": size,
+        "--drop-empty": drop_empty or None,
+        "--max-new-tokens": max_new_tokens,
+        "--max-prompt-length": max_prompt_length,
+    }
+    _check_without_sets(needing, target, output)
     results = evaluate_folder(_folder_of(target, output), which=which, progress=not as_json)
     if as_json:
         plain(json.dumps(results, indent=2))
@@ -132,17 +140,15 @@ def evaluate(
         _show(results)
 
 
-def _check_without_sets(context: typer.Context, target: str, output: Path | None) -> None:
-    """Without --set, no option is left unused whose help says that it is of --set.
+def _check_without_sets(needing: Mapping[str, Any], target: str, output: Path | None) -> None:
+    """Without --set, no option is left unused that needs it.
 
     Raises:
         InputError: One of them was given.
     """
-    for option in context.command.params:
-        help_text = getattr(option, "help", None) or ""
-        source = context.get_parameter_source(option.name or "")
-        if source is not None and source.name == "COMMANDLINE" and help_text.startswith("With --set:"):
-            raise InputError(f"{option.opts[0]} is of --set, which is not given: name a set, or leave it out")
+    for option, given in needing.items():
+        if given is not None:
+            raise InputError(f"{option} is of --set, which is not given: name a set, or leave it out")
     if output is not None and Path(target).is_dir():
         raise InputError(f"--output: {target} is the folder that is measured, and nothing is written; leave it out")
 

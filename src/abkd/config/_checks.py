@@ -104,7 +104,25 @@ def _teacherless(sections: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _training(sections: Mapping[str, Any]) -> Iterator[str]:
-    yield from check_training(sections.get("training") or {}, "training")[1]
     teacher: Teacher | None = sections.get("teacher")
+    each: dict[str, Mapping[str, Any]] = {"training": sections.get("training") or {}}
     if teacher is not None and teacher.training is not None:
-        yield from check_training(teacher.training, "teacher.training")[1]
+        each["teacher.training"] = teacher.training
+    for path, training in each.items():
+        yield from check_training(training, path)[1]
+        yield from _choice(training, path, sections.get("data"))
+
+
+def _choice(training: Mapping[str, Any], path: str, data: Data | None) -> Iterator[str]:
+    """A choice of the epoch without images to choose it by, and images to choose by that are never looked at."""
+    if data is None:
+        return
+    if data.validation == 0:
+        for key in ("select_by", "eval_strategy", "eval_on_start"):
+            if training.get(key) not in (None, False, "no"):
+                yield f"{path}.{key}: needs validation images, and data.validation is 0: hold some out, or leave it out"
+    elif path == "training" and training.get("eval_strategy") == "no":
+        yield (
+            f"{path}.eval_strategy: 'no' contradicts data.validation, by whose images the epoch is chosen: leave it "
+            "out, or set data.validation to 0"
+        )

@@ -196,7 +196,7 @@ def _method(method: str, settings: LmMethodSettings, path: str, prefix: str) -> 
     faults += _loss(method, settings.loss, f"{prefix}loss")
     if settings.divergence is not None:
         own = METHODS[method].divergence
-        if own is None or "clip" in METHODS[method].settings:
+        if own is None or METHODS[method].policy_gradient:
             faults.append(f"{prefix}divergence: the method {method} takes no divergence; leave the section out")
         else:
             written = settings.divergence.model_copy(update={"name": chosen_name(settings.divergence, own)})

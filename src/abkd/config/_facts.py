@@ -126,12 +126,16 @@ def model_problems(
 
 def _folder(data: Data) -> Path | None:
     """The folder that a section names, if it names one and not a data set."""
+    from abkd.image.data import data_names
+
     if data.name.lower() in ("folder", "imagenet"):
         return Path(data.root) if data.root is not None else None
+    if data.name.lower() in data_names():
+        return None  # whatever lies here under the same name
     return Path(data.name) if Path(data.name).is_dir() else None
 
 
 def _class_folders(place: Path) -> list[str]:
     """The names of the classes: folders in train/, or in the folder itself."""
     train = next((place / name for name in ("train", "training") if (place / name).is_dir()), place)
-    return sorted(entry.name for entry in train.iterdir() if entry.is_dir())
+    return sorted(entry.name for entry in train.iterdir() if entry.is_dir() and not entry.name.startswith("."))

@@ -34,8 +34,9 @@ class Data(Section):
     `name` is a built-in name (`abkd.image.data.data_names()`), a folder with train/ and test/, or `hub:NAME`.
     `validation` images (a share in (0, 1), or a count; 0 for none, and then the last epoch counts) are held
     out of the training split, and the epoch is chosen on them; without it, the data's own validation split,
-    or a tenth. `test` likewise, for data without a test split. `train_size` of the rest (a share or a count,
-    evenly over the classes) are what the student sees; a teacher trained by the recipe sees the whole rest.
+    or a tenth. `test` likewise, for data without a test split; without it, a fifth. `train_size` of the rest (a
+    share or a count, evenly over the classes) are what the student sees; a teacher trained by the recipe sees the
+    whole rest.
     """
 
     name: Place
@@ -79,8 +80,8 @@ class Teacher(Section):
         if (self.path is None) == (self.model is None):
             raise ValueError("expected either path (a saved model) or model (a name), and not both")
         named = [self.weights is not None, self.pretrained, self.training is not None]
-        if self.path is not None and any(named):
-            raise ValueError("a saved teacher (path) takes no weights, pretrained or training")
+        if self.path is not None and (any(named) or self.options):
+            raise ValueError("a saved teacher (path) takes no weights, pretrained, training or options")
         if self.model is not None and not any(named):
             raise ValueError(
                 "an untrained teacher teaches nothing: give weights (a file), pretrained: true, "

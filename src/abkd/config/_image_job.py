@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from abkd.config._facts import image_facts
-from abkd.config._image import ImageRecipe, Teacher
+from abkd.config._image import ImageRecipe, Student, Teacher
 from abkd.config._methods import describe_method, full_divergence, own_divergence
 from abkd.config._recipe import Recipe
 from abkd.config._training import check_training
@@ -46,7 +46,7 @@ class ImageJob(Recipe):
         settings = self.settings_of(method)
         written = settings.divergence
         return ImageRun(
-            student=ModelChoice(self.spec.student.model, self._student_options()),
+            student=ModelChoice(self.spec.student.model, _options(self.spec.student)),
             data=self._data(self.spec.data.train_size),
             method=method,
             divergence=None if written is None else full_divergence(written, own_divergence(method) or {}),
@@ -62,7 +62,7 @@ class ImageJob(Recipe):
         from abkd.image import ImageRun, ModelChoice
 
         return ImageRun(
-            student=ModelChoice(teacher.model or "", teacher.options),
+            student=ModelChoice(teacher.model or "", _options(teacher)),
             data=self._data(None),
             method="sft",
             training=check_training(teacher.training or {}, "teacher.training")[0],
@@ -74,10 +74,6 @@ class ImageJob(Recipe):
 
         return ImagePlan
 
-    def _student_options(self) -> dict[str, Any]:
-        student = self.spec.student
-        return {**({"pretrained": True} if student.pretrained else {}), **student.options}
-
     def _data(self, train_size: float | None) -> DataChoice:
         from abkd.image import DataChoice
 
@@ -88,15 +84,18 @@ class ImageJob(Recipe):
         return DataChoice(section.name, {**options, **section.options})
 
 
+def _options(model: Student | Teacher) -> dict[str, Any]:
+    return {**({"pretrained": True} if model.pretrained else {}), **model.options}
+
+
 def _existing(teacher: Teacher | None) -> ModelChoice | None:
     """The teacher that is there before the study starts; None where there is none, or where it is trained."""
     from abkd.image import ModelChoice
+    from abkd.image._load import folder_name
 
     if teacher is None or teacher.training is not None:
         return None
     if teacher.path is not None:
-        return ModelChoice(teacher.path)
-    extra: dict[str, Any] = {"pretrained": True} if teacher.pretrained else {}
-    if teacher.weights is not None:
-        extra["weights"] = teacher.weights
-    return ModelChoice(teacher.model or "", {**extra, **teacher.options})
+        return ModelChoice(folder_name(teacher.path))
+    weights = {} if teacher.weights is None else {"weights": teacher.weights}
+    return ModelChoice(teacher.model or "", {**weights, **_options(teacher)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from importlib.util import find_spec
@@ -34,6 +34,7 @@ _ELSEWHERE = {
     "do_eval": "the command",
     "do_predict": "the command",
     "local_rank": "the launcher",
+    "disable_tqdm": "the option --quiet",
 }
 # What would be accepted by transformers' arguments and then work against this library's trainers.
 _REFUSED = {
@@ -44,6 +45,21 @@ _REFUSED = {
     "chat_template_path": "the rows that measure the student keep the tokenizer's own template: set it there",
     "save_only_model": "a run is resumed from its checkpoints, which would lack the state of the optimiser",
     "load_best_model_at_end": "the best epoch is chosen and kept by training.select_by",
+}
+_WHOLE_SPLIT = "the metrics of images are of a whole split, which no batch alone gives"
+_REFUSED_IMAGES = {
+    **_REFUSED,
+    "batch_eval_metrics": _WHOLE_SPLIT,
+    "neftune_noise_alpha": "it is noise on the embeddings of tokens, and images have none",
+}
+# Single values that the image trainer cannot work with.
+_UNFIT_IMAGES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "save_strategy": (("best",), "the best epoch is kept anyway, by training.select_by; choose epoch, steps or no"),
+    "eval_do_concat_batches": ((False,), f"{_WHOLE_SPLIT}; leave it out"),
+    "train_sampling_strategy": (
+        ("group_by_length", "batch_rebalance"),
+        "images have no length; choose random or sequential",
+    ),
 }
 _ELSEWHERE_LM = {
     **_ELSEWHERE,
@@ -56,14 +72,7 @@ _ELSEWHERE_LM = {
     "teacher_text_folder": "output",
     "teacher_model_init_kwargs": "teacher",
     "model_init_kwargs": "student",
-    "disable_tqdm": "the option --quiet",
 }
-# Names where the declared type allows any text or anything at all.
-_NAMES: dict[str, tuple[str, ...]] = {
-    "select_by": ("accuracy", "top5", "nll", "ece", "agreement", "loss"),
-    "lr_scheduler_type": ("auto",),
-}
-_NAMES_LM = {**_NAMES, "select_by": ("nll", "loss", "divergence", "forward_kl", "agreement", "rouge_l")}
 # Optimisers, by the beginning or the end of their name, and the package each needs beside torch.
 _OPTIMISERS = (
     (("galore",), (), "galore_torch"),
@@ -105,29 +114,43 @@ def check_training(
     Raises:
         MissingPackageError: transformers is not installed.
     """
-    kinds, elsewhere = _kinds(task), _ELSEWHERE_LM if task == "lm" else _ELSEWHERE
+    kinds = _kinds(task)
+    elsewhere, refused = (_ELSEWHERE_LM, _REFUSED) if task == "lm" else (_ELSEWHERE, _REFUSED_IMAGES)
     allowed = [name for name in kinds if name not in elsewhere]
     checked: dict[str, Any] = {}
     faults: list[str] = []
     for key, value in training.items():
         if key in elsewhere:
             faults.append(f"{path}.{key}: set by {elsewhere[key]}, not here")
-        elif key in _REFUSED and value is not None and (value is not False or key == "greater_is_better"):
-            faults.append(f"{path}.{key}: {_REFUSED[key]}; leave it out")
+        elif key in refused and value is not None and (value is not False or key == "greater_is_better"):
+            faults.append(f"{path}.{key}: {refused[key]}; leave it out")
         elif key not in kinds:
             faults.append(f"{path}.{key}: no such key; {_nearest_few(key, allowed, task)}")
         else:
-            result, fault = _check_value(key, value, kinds[key], _NAMES_LM if task == "lm" else _NAMES)
+            result, fault = _check_value(key, value, kinds[key], _names(key, task))
             fault = fault or _lacking(key, result, task)
             if fault:
                 faults.append(f"{path}.{key}: {fault}")
             else:
                 checked[key] = result
-    for fault in _fit(checked, path, task):
+    for fault in (*_fit(checked, path, task), *_late(checked, path, task, training)):
         key = fault.partition(":")[0]
         if not any(known.startswith(f"{key}:") for known in faults):
             faults.append(fault)
     return checked, [*faults, *_idle(checked, path, task, beside or {})]
+
+
+def _late(checked: Mapping[str, Any], path: str, task: str, training: Mapping[str, Any]) -> Iterator[str]:
+    """Milestones of the learning rate that training does not reach; by `max_steps` it has no known epochs."""
+    epochs = checked.get("num_train_epochs", _config_class(task).num_train_epochs)
+    if checked.get("max_steps", -1) > 0 or ("num_train_epochs" in training and "num_train_epochs" not in checked):
+        return
+    late = [milestone for milestone in checked.get("lr_milestones") or () if epochs <= milestone < math.inf]
+    if late:
+        yield (
+            f"{path}.lr_milestones: {', '.join(f'{milestone:g}' for milestone in late)} not reached in {epochs:g} "
+            "epochs (num_train_epochs): leave out what comes after them, or train longer"
+        )
 
 
 def _idle(checked: Mapping[str, Any], path: str, task: str, beside: Mapping[str, Any]) -> Iterator[str]:
@@ -168,9 +191,22 @@ def _fit(checked: Mapping[str, Any], path: str, task: str) -> Iterator[str]:
         yield f"{path}: {said}"
 
 
-def _check_value(key: str, value: Any, kind: Any, names: Mapping[str, tuple[str, ...]]) -> tuple[Any, str | None]:
+def _names(key: str, task: str) -> Iterable[str]:
+    """What may be written where the declared type allows any text or anything at all."""
+    if key == "select_by" and task == "lm":
+        from abkd.lm._measures import METRICS
+
+        return METRICS
+    if key == "select_by":
+        from abkd.image._metrics import METRICS
+
+        return METRICS
+    return ("auto",) if (key, task) == ("lr_scheduler_type", "image") else ()
+
+
+def _check_value(key: str, value: Any, kind: Any, names: Iterable[str]) -> tuple[Any, str | None]:
     """The value in its declared type, or what is wrong with it."""
-    choices = [*names.get(key, ()), *_choices(kind)]
+    choices = [*names, *_choices(kind)]
     if choices and isinstance(value, str):
         return (value, None) if value in choices else (value, f"got {value!r}; {nearest(value, choices)}")
     if isinstance(value, bool) and bool not in _members(kind):
@@ -190,9 +226,11 @@ def _check_value(key: str, value: Any, kind: Any, names: Mapping[str, tuple[str,
 
 
 def _lacking(key: str, value: Any, task: str) -> str | None:
-    """What a choice needs that is not there: a package, or the best model of transformers."""
-    if key == "save_strategy" and value == "best" and task == "image":
-        return "the best epoch is kept anyway, by training.select_by; choose epoch, steps or no"
+    """What a choice needs that is not there: a package, the best model of transformers, texts, a first step."""
+    if task == "image" and key in _UNFIT_IMAGES and value in _UNFIT_IMAGES[key][0]:
+        return _UNFIT_IMAGES[key][1]
+    if key == "max_steps" and value < 1 and value != -1:
+        return f"expected at least 1, or -1 to go by num_train_epochs, got {value}"
     if key == "optim" and isinstance(value, str):
         for starts, ends, package in _OPTIMISERS:
             if (value.startswith(starts) or (ends and value.endswith(ends))) and find_spec(package) is None:

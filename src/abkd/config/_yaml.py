@@ -72,20 +72,27 @@ def parse_yaml(text: str) -> tuple[Any, list[str]]:
     Raises:
         RecipeError: The text is not YAML; the message holds the line and column.
     """
-    loader = _Loader(text)
     try:
-        value = loader.get_single_data()
+        return _read(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the text"
         raise RecipeError([f"{where}: not valid YAML: {error.problem or error.context}"]) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError([f"line {line}: not valid YAML: the character U+{error.character:04X}; remove it"]) from error
     except yaml.YAMLError as error:
         raise RecipeError([f"not valid YAML: {error}"]) from error
     except RecursionError as error:
         raise RecipeError(["not a recipe: its lists and mappings lie too deep in one another"]) from error
+
+
+def _read(text: str) -> tuple[Any, list[str]]:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data(), loader.faults
     finally:
         loader.dispose()
-    return value, loader.faults
 
 
 def apply_overrides(recipe: dict[str, Any], overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from abkd.errors import InputError
 
+METRICS = {"accuracy": True, "top5": True, "nll": False, "ece": False, "agreement": True, "loss": False}
+"""What an evaluation gives to choose by, and whether more of it is better."""
 _BINS = 15
 
 
@@ -32,11 +34,12 @@ def classification_metrics(logits: Tensor, labels: Tensor, teacher_logits: Tenso
 
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     classes = logits.shape[1]
+    confidences = logits.softmax(-1).clamp(max=1 - 2**-24)  # torchmetrics would give 1.0 itself a bin of its own
     metrics = {
         "accuracy": (logits.argmax(-1) == labels).double().mean(),
         "top5": multiclass_accuracy(logits, labels, classes, average="micro", top_k=min(5, classes)),
         "nll": nn.functional.cross_entropy(logits, labels),
-        "ece": multiclass_calibration_error(logits.softmax(-1), labels, classes, n_bins=_BINS, norm="l1"),
+        "ece": multiclass_calibration_error(confidences, labels, classes, n_bins=_BINS, norm="l1"),
     }
     if teacher_logits is not None:
         metrics["agreement"] = (logits.argmax(-1) == teacher_logits.argmax(-1)).double().mean()

@@ -24,7 +24,7 @@ from abkd.engine import (
 )
 from abkd.image._config import DistillationConfig
 from abkd.image._evaluate import evaluate_models
-from abkd.image._load import load_student, load_teacher
+from abkd.image._load import load_images, load_student, load_teacher
 from abkd.image._settings import DataChoice, ImageRun, ModelChoice
 from abkd.image._trainer import DistillationTrainer, collate_images
 from abkd.image.models import ImageClassifier, save_model
@@ -76,7 +76,7 @@ def run_image(
         if (finished := run.finished()) is not None:
             return finished
         set_seed(settings.seed)
-        data = _load_data(settings.data) if data is None else data
+        data = load_images(settings.data) if data is None else data
         config = _config(settings, run.folder, has_validation=_has_samples(data.validation))
         config.objective()
         if teacher is None and settings.teacher is not None:
@@ -93,12 +93,6 @@ def run_image(
             progress=progress,
             description=description,
         )
-
-
-def _load_data(choice: DataChoice) -> ImageData:
-    from abkd.image.data import load_data
-
-    return load_data(choice.name, **choice.options)
 
 
 def fingerprints_of(data: ImageData, teacher: Teacher | None) -> dict[str, str]:
@@ -120,9 +114,8 @@ def _config(settings: ImageRun, run: RunFolder, *, has_validation: bool) -> Dist
         "divergence": None if settings.divergence is None else dict(settings.divergence),
         "method_settings": dict(settings.loss),
     }
-    if not has_validation:
-        fixed["eval_strategy"] = "no"
-    return DistillationConfig.from_settings(settings.training, **fixed)
+    training = settings.training if has_validation else {"eval_strategy": "no", **settings.training}
+    return DistillationConfig.from_settings(training, **fixed)
 
 
 def _prepared(

@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalPrediction
 from abkd.engine import EngineTrainer, TrainingError
 from abkd.errors import InputError
 from abkd.image._config import DistillationConfig
-from abkd.image._metrics import classification_metrics
+from abkd.image._metrics import METRICS, classification_metrics
 from abkd.image._objective import FixedObjective
 from abkd.teachers import MemoryTeacher, Teacher, as_teacher, known_num_classes, logits_of
 
@@ -46,6 +46,8 @@ class DistillationTrainer(EngineTrainer):
         InputError: a teacher that is in train mode or has gradients, or is missing; other classes than the
             student's; an empty data set; settings that do not fit together.
     """
+
+    metrics = METRICS
 
     def __init__(
         self,
@@ -165,7 +167,7 @@ class DistillationTrainer(EngineTrainer):
 
     def _steps_per_epoch(self) -> int:
         data = cast("Any", self.train_dataset)
-        size = len(data) / (self.args.train_batch_size * max(self.args.world_size, 1))
+        size = len(data) / (self._train_batch_size * max(self.args.world_size, 1))
         batches = math.floor(size) if self.args.dataloader_drop_last else math.ceil(size)
         return max(math.ceil(batches / self.args.gradient_accumulation_steps), 1)
 
@@ -235,6 +237,8 @@ def _checked_args(args: Any, objective: Any, eval_dataset: Any) -> DistillationC
         raise InputError(f"args must be an abkd.image.DistillationConfig, got {type(args).__name__}")
     if args.eval_strategy != "no" and eval_dataset is None:
         raise InputError('eval_strategy needs an eval_dataset: give a validation split, or set eval_strategy="no"')
+    if args.eval_on_start and eval_dataset is None:
+        raise InputError("eval_on_start needs an eval_dataset: give a validation split, or leave it out")
     if objective is not None and (given := args.method_fields_set()):
         raise InputError(f"an objective is given, so {', '.join(given)} in args would have no effect: leave out")
     if args.fsdp or args.deepspeed:

@@ -14,6 +14,7 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
+_TRIES = 100
 _held: set[Path] = set()
 
 
@@ -26,7 +27,7 @@ def locked(folder: str | os.PathLike[str]) -> Generator[None]:
     a file cannot be locked (Windows, some network file systems, a parent that may not be written) there is no lock.
 
     Raises:
-        InputError: another process is using the folder.
+        InputError: another process is using the folder, or its parent cannot be made.
     """
     root = Path(folder).resolve()
     if fcntl is None or any(place in _held for place in (root, *root.parents)):
@@ -57,10 +58,14 @@ def locked(folder: str | os.PathLike[str]) -> Generator[None]:
 
 
 def _taken(file: Path) -> int | None:
-    """The open file, locked; None where another process has locked it, and -1 where files cannot be locked here."""
+    """The open file, locked; None where another process has locked it, and -1 where files cannot be locked here.
+
+    Raises:
+        InputError: its folder does not last.
+    """
     if fcntl is None:
         return -1
-    while True:
+    for _ in range(_TRIES):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -81,3 +86,4 @@ def _taken(file: Path) -> int | None:
             os.close(handle)
             return -1
         os.close(handle)
+    raise InputError(f"{file.parent}: this folder cannot be made, or vanishes at once; name another folder")

@@ -55,8 +55,9 @@ def measured_cache(
     """
     import datasets
 
+    from abkd.engine import place_of
     from abkd.lm import answered, lm_config, load_rows, load_teacher, load_tokenizer, shared_vocabulary
-    from abkd.lm._parts import answers_beside, place_of, tokenizer_of_teacher
+    from abkd.lm._parts import answers_beside, tokenizer_of_teacher
     from abkd.lm.data import tokenise
     from abkd.teachers import LmCache
 

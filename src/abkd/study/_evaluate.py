@@ -44,7 +44,8 @@ def evaluate_folder(
     if which not in _WHICH:
         raise InputError(f"which: got {which!r}; {nearest(which, _WHICH)}")
     root = Path(folder)
-    found = sorted(path.parent for path in root.rglob("result.json")) if root.is_dir() else []
+    files = [file for file in root.rglob("result.json") if not _is_hidden(file.relative_to(root))]
+    found = sorted(file.parent for file in files)
     if not found:
         raise InputError(f"{root}: no finished run in this folder; `abkd train` makes one")
     results: dict[str, dict[str, float]] = {}
@@ -52,7 +53,7 @@ def evaluate_folder(
     parts: Newest[LmParts] = Newest()
     with PlanBar(root.resolve().name, len(found)) if progress else nullcontext() as bar:
         for run in found:
-            name = run.name if run == root else run.relative_to(root).as_posix()
+            name = root.resolve().name if run == root else run.relative_to(root).as_posix()
             told = bar.next(name) if bar else None
             settings = RunFolder(run).settings()
             if settings.get("task") == "lm":
@@ -65,13 +66,20 @@ def evaluate_folder(
 
 
 def _evaluate(plain: Mapping[str, Any], run: Path, which: str, data: Newest[ImageData]) -> dict[str, float]:
+    from abkd.engine import place_of
     from abkd.image import ImageRun, evaluate_models
+    from abkd.image._load import load_images
     from abkd.image._run import fingerprints_of
-    from abkd.image.data import load_data
     from abkd.image.models import load_model
 
-    chosen = ImageRun.from_dict(plain).data
-    loaded = data.of(chosen, lambda: load_data(chosen.name, **chosen.options))
+    settings = ImageRun.from_dict(plain)
+    loaded = data.of(settings.data, lambda: load_images(settings.data))
     found = fingerprints_of(loaded, None)
     check_data(run, {name: value for name, value in found.items() if name == "test"})
-    return evaluate_models({"student": load_model(run / which)}, loaded.test)["student"]
+    student = {"student": load_model(run / which)}
+    return evaluate_models(student, loaded.test, device=place_of(settings.training))["student"]
+
+
+def _is_hidden(place: Path) -> bool:
+    """Set aside by a study that replaces it, say."""
+    return any(part.startswith(".") for part in place.parts)

@@ -34,8 +34,8 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
         InputError: neither kind of rows, or a teacher, rows or answers that are no longer there or have changed.
         CorruptFileError: the saved model has changed since.
     """
+    from abkd.engine import place_of
     from abkd.lm import LmRun, lm_config, load_model, load_parts
-    from abkd.lm._parts import place_of
     from abkd.lm.data import tokenise
     from abkd.lm.evaluation import held_out
 
@@ -125,8 +125,8 @@ def evaluate_texts(
         InputError: no model there, a set that cannot be read, or a prompt in one that is too long.
         CorruptFileError: the model that a run saved has changed since.
     """
+    from abkd.engine import place_of
     from abkd.lm import load_model, load_sets, load_tokenizer, model_path
-    from abkd.lm._parts import place_of
     from abkd.lm.evaluation import evaluate
 
     quiet_libraries()

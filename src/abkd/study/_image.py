@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from abkd.image.data import ImageData
     from abkd.teachers import Teacher
 
-COLUMNS = (
+_COLUMNS = (
     Column("test acc. %", "accuracy", scale=100),
     Column("last epoch %", "accuracy", which="last", scale=100),
     Column("NLL", "nll", digits=3),
     Column("ECE %", "ece", scale=100, digits=1),
     Column("agreem. %", "agreement", scale=100, digits=1),
 )
-NOTE = (
-    "Mean ± standard deviation over n seeds; test acc.: top-1 on the test split, which is looked at once, of "
-    "the epoch chosen on the validation split; last epoch: the same without that choice. NLL in nats; ECE with "
-    "15 bins; agreement: share of test images on which student and teacher choose the same class."
+_NOTE = (
+    "Mean ± standard deviation over n seeds; test acc.: top-1 on the test split, which is looked at once, of {epoch}. "
+    "NLL in nats; ECE with 15 bins; agreement: share of test images on which student and teacher choose the same class."
 )
+_CHOSEN = "the epoch chosen on the validation split; last epoch: the same without that choice"
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,34 @@ class ImagePlan(StudyPlan["ImageRun"]):
 
     def columns(self) -> tuple[Column, ...]:
         """What the table shows."""
-        return COLUMNS
+        return _COLUMNS if self._chooses() else tuple(column for column in _COLUMNS if column.which != "last")
 
     def note(self) -> str:
         """How to read the table."""
-        return NOTE
+        return _NOTE.format(epoch=_CHOSEN if self._chooses() else "the last epoch")
+
+    def _chooses(self) -> bool:
+        """Whether there is a validation split by which the epoch is chosen."""
+        run = self.example
+        return run.data.options.get("validation") != 0 and run.training.get("eval_strategy") != "no"
 
     def work(self, place: Path, progress: bool) -> Work:
         """`run_image`, with data and teacher loaded once for all runs that have the same."""
         from abkd.image import load_teacher, run_image
+        from abkd.image._load import load_images
         from abkd.image._run import fingerprints_of
-        from abkd.image.data import load_data
 
         data: Newest[ImageData] = Newest()
         teacher: Newest[Teacher] = Newest()
 
         def share(run: ImageRun) -> dict[str, Any]:
-            loaded = data.of(run.data, lambda: load_data(run.data.name, **run.data.options))
+            loaded = data.of(run.data, lambda: load_images(run.data))
             if (chosen := run.teacher) is None:
                 return {"data": loaded}
+            augmented = getattr(loaded.train, "augment", "none") != "none"
+            seed = run.seed if run.teacher_cache and augmented else None  # of the images that the memory holds
             taught = teacher.of(
-                (chosen, run.teacher_cache), lambda: load_teacher(chosen, loaded, cache=run.teacher_cache)
+                (chosen, run.teacher_cache, seed), lambda: load_teacher(chosen, loaded, cache=run.teacher_cache)
             )
             return {"data": loaded, "teacher": taught}
 

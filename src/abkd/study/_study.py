@@ -96,15 +96,22 @@ def run_opened(
     if study.teacher is not None:
         runs = {place / TEACHER: study.teacher, **runs}
     waiting = [where for where in runs if load_result(where) is None]
+    new = [where for where in waiting if where != place / TEACHER]
+    finished = [where for where in runs if where not in waiting and where != place / TEACHER]
 
     def parts(where: Path) -> Mapping[str, Any]:
         return work.share(runs[where]) if shared is None or where == place / TEACHER else shared
 
-    if waiting:
-        held = parts(waiting[0])  # before the bar: loading may show one of its own
-        if waiting[0] != place / TEACHER:
-            finished = [where for where in runs if where not in waiting and where != place / TEACHER]
-            on_main(lambda: _check_same(finished, work.fingerprints(held)))
+    def check_new() -> None:
+        """What is to run goes with what is finished."""
+        if new:
+            found = parts(new[0])
+            on_main(lambda: _check_same(finished, work.fingerprints(found)))
+
+    if waiting == new:
+        check_new()  # before the bar: loading may show one of its own
+    else:
+        parts(waiting[0])
     with PlanBar(place.name, len(runs)) if progress else nullcontext() as bar:
 
         def run(label: str, where: Path) -> RunResult:
@@ -120,6 +127,8 @@ def run_opened(
             result = run("teacher", place / TEACHER)
             if teacher_ready is not None and is_main():
                 teacher_ready(result)
+            if waiting != new:
+                check_new()
         return compare(
             study.methods, study.seeds, record, place, columns=study.columns(), note=study.note(), report=report
         )

@@ -13,6 +13,7 @@ from abkd.errors import AbkdError, CorruptFileError, InputError
 from abkd.image._packages import needed
 
 with needed("torchvision"):
+    from PIL import Image
     from torchvision.transforms.v2 import functional as transforms
 
 SMALL = 96
@@ -74,13 +75,19 @@ class DecodedImages:
 
         Raises:
             CorruptFileError: the picture cannot be decoded.
-            InputError: it has more than 8 bits a channel.
+            InputError: there is no picture, or it has more than 8 bits a channel.
         """
         return transforms.pil_to_tensor(self._picture(index).convert("L" if self.channels == 1 else "RGB"))
 
     def _picture(self, index: int) -> Any:
         try:
             picture = self.read(index)
+            if not isinstance(picture, Image.Image):
+                came = "none" if picture is None else type(picture).__name__
+                raise InputError(
+                    f"{self.where(index)}: expected an image, got {came}; remove rows without one, or name the column "
+                    "of images (image_column)"
+                )
             picture.load()
         except AbkdError:
             raise

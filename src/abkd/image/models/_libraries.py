@@ -8,11 +8,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from abkd.errors import AbkdError, InputError, nearest
 from abkd.image._packages import needed
 from abkd.image._pixels import size_pair
+
+_INCEPTIONS = ("googlenet", "inception_v3")
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,10 @@ def from_torchvision(name: str, num_classes: int, pretrained: bool, options: Map
     if name not in known:
         raise InputError(f"torchvision:{name}: no classifier of this name{_guess(name, known)}")
     settings = dict(options)
-    if name in ("googlenet", "inception_v3"):  # only their logits are used here, so no auxiliary heads
-        settings = {
-            "aux_logits": False,
-            "init_weights": not pretrained,
-            "transform_input": pretrained,
-        } | settings
+    if name in _INCEPTIONS:  # only their logits are used here, so no auxiliary heads
+        settings = {"aux_logits": False, "init_weights": not pretrained} | settings
+    if pretrained:
+        settings = options_of_published(f"torchvision:{name}") | settings
     try:
         model = models.get_model(name, num_classes=num_classes, **settings)
         weights = models.get_model_weights(name).DEFAULT if pretrained else None  # pyright: ignore
@@ -77,6 +78,11 @@ def from_torchvision(name: str, num_classes: int, pretrained: bool, options: Map
     preset: Any = weights.transforms()
     size = size_pair("input_size", side or tuple(preset.crop_size) * (3 - len(preset.crop_size)))
     return Built(model, 3, tuple(preset.mean), tuple(preset.std), size)
+
+
+def options_of_published(name: str) -> dict[str, Any]:
+    """Options without weights of their own that an architecture is built with for its published weights alone."""
+    return {"transform_input": True} if name.removeprefix("torchvision:") in _INCEPTIONS else {}
 
 
 def from_transformers(
@@ -105,11 +111,12 @@ def from_transformers(
             for key, value in {**options, "num_labels": num_classes}.items():
                 setattr(config, key, value)
             if pretrained:
-                model = AutoModelForImageClassification.from_pretrained(
-                    name, config=config, ignore_mismatched_sizes=True
+                model, found = AutoModelForImageClassification.from_pretrained(
+                    name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
                 )
+                _check_loaded(name, model, found, bool(options))
             else:
-                model = AutoModelForImageClassification.from_config(config)
+                model = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     except AbkdError:
         raise
     except Exception as error:  # transformers and the hub behind it raise many kinds
@@ -153,6 +160,15 @@ def _check_options(name: str, config: Any, options: Mapping[str, Any]) -> None:
     for key in options:
         if not hasattr(config, key):
             raise InputError(f"hf:{name}: unknown option {key!r}; {nearest(key, known)}")
+
+
+def _check_loaded(name: str, model: Any, found: Mapping[str, Any], altered: bool) -> None:
+    """Refuse a model of which more than the head has random weights: its options are not those of the weights."""
+    odd = [key for key, theirs, own in found["mismatched_keys"] if tuple(theirs)[1:] != tuple(own)[1:]]
+    if altered:
+        odd += [key for key in found["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+    if odd:
+        raise InputError(f"hf:{name}: the published weights have no {min(odd)} of this shape; leave out the options")
 
 
 def _processor_numbers(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

@@ -13,6 +13,7 @@ from abkd.errors import CorruptFileError, InputError
 from abkd.image._packages import needed
 from abkd.image.models._build import assemble
 from abkd.image.models._classifier import ImageClassifier
+from abkd.image.models._libraries import options_of_published
 from abkd.image.models._spec import ModelSpec
 from abkd.image.models._weights import check_fit, read_safetensors
 from abkd.storage import (
@@ -102,7 +103,8 @@ def read_spec(folder: str | os.PathLike[str]) -> ModelSpec:
 
 def _untrained(spec: ModelSpec) -> ModelSpec:
     """The specification without the download of first weights, which the saved ones replace."""
-    return replace(spec, pretrained=False)
+    kept = options_of_published(spec.name) if spec.pretrained else {}
+    return replace(spec, pretrained=False, options={**kept, **spec.options})
 
 
 def _read_described(source: Path) -> dict[str, Any]:

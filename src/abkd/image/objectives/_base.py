@@ -75,8 +75,7 @@ class Objective(ABC):
         _checks.check_choice("reduction", reduction, ("mean", "none"))
         if student_logits.dim() != 2:
             raise InputError(f"student_logits: expected shape (B, K), got {tuple(student_logits.shape)}")
-        _checks.check_labels(labels, student_logits.shape[:1], student_logits.shape[1], ignore_index=None)
-        labels = labels.long()
+        labels = _checks.check_labels(labels, student_logits.shape[:1], student_logits.shape[1], ignore_index=None)
         if student_logits.dtype != torch.float64:
             student_logits = student_logits.float()
         loss = self.ce_weight * F.cross_entropy(student_logits, labels, reduction="none")
