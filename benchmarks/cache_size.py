@@ -26,7 +26,7 @@ import torch
 
 from abkd import AlphaBeta, Divergence, ForwardKL, ReverseKL
 from abkd.lm import load_smollm2, make_student
-from abkd.lm._plain_text import english
+from abkd.lm._english import english
 from abkd.lm.data import load_instructions, tokenise
 from abkd.lm.evaluation import cache_losses
 from abkd.losses import HiddenTargets, linear_divergence_loss

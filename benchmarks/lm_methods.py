@@ -42,8 +42,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.logging import disable_progress_bar
 
 from abkd.lm import LmData, LmEvaluation, LmParts, LmRun, LmStudent, LmTeacher, layer_influence, load_smollm2, run_lm
-from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
+from abkd.lm._teacher_text import TeacherText
 from abkd.lm.data import load_instructions, tokenise
 from abkd.lm.evaluation import held_out
 

@@ -52,7 +52,7 @@ def rows(steps: int, tokenizer: Any, *, prompts: bool) -> Any:
     """Dialogues of one turn, so that a row with its template stays within LENGTH; or the questions alone."""
     import datasets
 
-    from abkd.lm._plain_text import english
+    from abkd.lm._english import english
 
     found: list[dict[str, Any]] = []
     for text in english(steps * BATCH, 600):

@@ -41,7 +41,7 @@ TAILS = ("bucket", "power-bucket", "renormalise", "proportional")
 def logits(tokens: int) -> tuple[Tensor, Tensor]:
     """Student's and teacher's logits (N, V) over running English."""
     from abkd.lm import load_smollm2
-    from abkd.lm._plain_text import english
+    from abkd.lm._english import english
 
     model, tokenizer = load_smollm2()
     ids = tokenizer(" ".join(english(tokens // 128 + 1)), return_tensors="pt").input_ids[:, :tokens].reshape(-1, 128)

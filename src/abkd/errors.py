@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Any
 
 
 class AbkdError(Exception):
@@ -70,6 +71,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(word, names, n=1, cutoff=0.5)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"{guess}Known: {', '.join(names)}"
+
+
+def check_keys(given: Iterable[Any], known: Iterable[str], where: str) -> None:
+    """Every key is known.
+
+    Args:
+        given: keys as a user wrote them.
+        known: those that there are.
+        where: the path of the settings, for the message.
+
+    Raises:
+        InputError: one is not; the message names the nearest.
+    """
+    names = list(known)
+    for key in given:
+        if key not in names:
+            raise InputError(f"{where}.{key}: unknown key; {nearest(str(key), names)}")
 
 
 @contextmanager

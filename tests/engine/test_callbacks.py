@@ -39,14 +39,14 @@ def test_each_line_is_standard_json_and_the_past_is_kept(tmp_path, told):
 def test_progress_reports_each_step_with_the_last_numbers(told):
     args, state, control = told
     seen = []
-    callback = ProgressCallback(lambda done, text: seen.append((done, text)))
+    callback = ProgressCallback(lambda done, text: seen.append((done, text)), "nll")
     state.global_step, state.epoch = 1, 0.5
     callback.on_step_end(args, state, control)
-    state.log_history = [{"loss": 0.25, "step": 1}, {"eval_accuracy": 0.5, "step": 1}]
+    state.log_history = [{"loss": 0.25, "step": 1}, {"eval_accuracy": 0.25, "eval_nll": 0.5, "step": 1}]
     callback.on_log(args, state, control, logs={})
     state.global_step = 2
     callback.on_step_end(args, state, control)
-    assert seen == [(0.25, ""), (0.5, "epoch 0.5, loss 0.25, validation accuracy 0.5")]
+    assert seen == [(0.25, ""), (0.5, "epoch 0.5, loss 0.25, validation nll 0.5")]
 
 
 def test_a_bar_in_a_terminal_is_drawn_in_place(monkeypatch, capsys):
@@ -69,10 +69,12 @@ def test_a_bar_elsewhere_is_at_most_eleven_lines(capsys):
 
 
 def test_the_direction_of_a_metric_of_ones_own_is_needed():
-    assert BestWeights("nll").larger_is_better is False
-    assert BestWeights("mine", True).larger_is_better is True
-    with pytest.raises(InputError, match="greater_is_better"):
-        BestWeights("mine")
+    known = {"nll": False}
+    assert BestWeights.by("nll", known).larger_is_better is False
+    assert BestWeights.by("nll", known, True).larger_is_better is False  # transformers sets it on its own
+    assert BestWeights.by("mine", known, True).larger_is_better is True
+    with pytest.raises(InputError, match=r"no such metric as 'mine'.* set greater_is_better"):
+        BestWeights.by("mine", known)
 
 
 def test_nan_is_never_the_best():

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from abkd.engine import Measured, OpenRun, RunFolder, alone, load_result, on_main
+from abkd.engine import Measured, OpenRun, RunFolder, alone, load_result, on_main, place_of
 from abkd.errors import CorruptFileError, ElsewhereError, InputError, RunExistsError
 from abkd.storage import staged_folder
 
@@ -32,7 +32,7 @@ class Settings:
 class Trainer:
     """Stands for a trainer: notes what it is asked for."""
 
-    best = None
+    best: Any = None
 
     def __init__(self) -> None:
         self.state = SimpleNamespace(log_history=[{"epoch": 1.0, "loss": 2.0}, {"epoch": 2.0, "loss": 1.0}])
@@ -66,6 +66,27 @@ def test_a_run_is_written_when_it_begins_and_timed_from_there(tmp_path: Path) ->
         OpenRun.check(Settings(), tmp_path / "run", resume=False, overwrite=False)
     with pytest.raises(InputError, match="seed was 1, now 2"):
         OpenRun.check(Settings(seed=2), tmp_path / "run", resume=True, overwrite=False)
+
+
+def test_checkpoints_left_by_a_kill_after_the_result_are_removed(tmp_path: Path) -> None:
+    carried_out(OpenRun.check(Settings(), tmp_path / "run", resume=False, overwrite=False), Trainer())
+    (tmp_path / "run/checkpoints/checkpoint-2").mkdir(parents=True)
+    assert OpenRun.check(Settings(), tmp_path / "run", resume=True, overwrite=False).finished() is not None
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_the_best_value_inside_an_epoch_is_of_that_epoch(tmp_path: Path) -> None:
+    trainer = Trainer()
+    trainer.best = SimpleNamespace(select_by="nll", value=1.0, epoch=0.4)
+    trainer.state.log_history.insert(0, {"epoch": 0.4, "eval_loss": 1.5, "eval_nll": 1.0})
+    run = OpenRun.check(Settings(), tmp_path / "run", resume=False, overwrite=False)
+    assert carried_out(run, trainer).best_epoch == 1
+
+
+def test_a_model_that_only_reads_goes_where_its_run_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    assert place_of({}) == torch.device("cuda", 0)
+    assert place_of({"use_cpu": True}) == torch.device("cpu")
 
 
 def test_a_finished_run_with_damaged_files_is_not_taken_for_sound(tmp_path: Path) -> None:

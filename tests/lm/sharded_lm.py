@@ -1,7 +1,7 @@
 """One of two processes with FSDP2 shards (gloo, on the CPU): `torchrun ... sharded_lm.py FOLDER`.
 
 Not a test; `test_sharded_lm.py` starts it. accelerate refuses FSDP without accelerators, so what the trainer does is
-done here by hand: the student sharded by torch, the teacher by TRL through `LiveTeacher`.
+done here by hand: the student sharded by torch, the teacher by TRL through `TeacherModel`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch.distributed.fsdp import fully_shard
 
 from abkd import AlphaBeta
 from abkd.lm._batch import counted, model_inputs
-from abkd.lm._hidden import Predictions, add_head_call, call_with_head
+from abkd.lm._hidden import Predictions, add_head_call, call_with_head, found_at
 from abkd.lm._objective import Objective, objective_loss
-from abkd.lm._teacher import LiveTeacher, found_at
+from abkd.lm._teacher import TeacherModel
 
 HEADS = {"tied": True, "apart": False}
 OBJECTIVE = Objective(AlphaBeta(0.2, 0.7), 1.0)
@@ -43,7 +43,7 @@ def models(heads: str) -> tuple[Any, Any]:
     return student, lm_toys.tiny_model(seed=2, tie_word_embeddings=tied)
 
 
-def teacher_of(model: Any, *, sharded: bool) -> LiveTeacher:
+def teacher_of(model: Any, *, sharded: bool) -> TeacherModel:
     """The teacher as a trainer would place it."""
     plugin = SimpleNamespace(
         fsdp_version=2,
@@ -55,10 +55,10 @@ def teacher_of(model: Any, *, sharded: bool) -> LiveTeacher:
     )
     accelerator = SimpleNamespace(device=torch.device("cpu"), state=SimpleNamespace(fsdp_plugin=plugin))
     trainer = SimpleNamespace(is_deepspeed_enabled=False, is_fsdp_enabled=sharded, accelerator=accelerator)
-    return LiveTeacher(model, trainer, lm_toys.VOCABULARY)
+    return TeacherModel(model, trainer, lm_toys.VOCABULARY)
 
 
-def loss_of(student: Any, teacher: LiveTeacher, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def loss_of(student: Any, teacher: TeacherModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """The trainer's loss, inside the student's forward."""
     targets, keep = teacher.targets_for(inputs), counted(inputs)
 
@@ -78,6 +78,8 @@ def main() -> None:
         teacher = teacher_of(model, sharded=True)
         for layer in student.model.layers:
             fully_shard(layer)
+        if not HEADS[heads]:
+            fully_shard(student.lm_head)  # a unit of its own: still a shard where the loss reads it
         fully_shard(student)
         loss = loss_of(student, teacher, batch(rank))
         loss.backward()

@@ -244,7 +244,7 @@ def test_chat_and_plain_templates(tmp_path: Path, tokenizer: Any) -> None:
         load_instructions(file, template="chat", tokenizer=tokenizer)
 
 
-def test_hub_names_go_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_names_go_through_datasets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[str] = []
     rows = datasets.Dataset.from_list([{"instruction": "Say hello.", "input": "", "output": "Hello"}])
 
@@ -266,6 +266,9 @@ def test_hub_names_go_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
         "MiniLLM/uinst/11_/valid.jsonl",
         "some/one",
     ]
+    assert "only the split" not in capsys.readouterr().err
+    assert len(load_instructions("some/one", "test")) == 1
+    assert "some/one: has only the split train, which is taken as test rows" in capsys.readouterr().err
     with pytest.raises(InputError, match="no split for 'validation'; it has train"):
         load_instructions("some/one", "validation")
     with pytest.raises(InputError, match=r"no/where: cannot be loaded from the hub \(offline\)"):

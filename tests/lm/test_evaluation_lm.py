@@ -343,7 +343,7 @@ def test_held_out_measures_against_full_logits(
         values = {
             "nll": -lq.gather(1, labels[keep, None]),
             "teacher_nll": -lp.gather(1, labels[keep, None]),
-            "entropy": -(lq.exp() * lq),
+            "student_entropy": -(lq.exp() * lq),
             "teacher_entropy": -(lp.exp() * lp),
             "forward_kl": lp.exp() * (lp - lq),
             "reverse_kl": lq.exp() * (lq - lp),
@@ -355,7 +355,7 @@ def test_held_out_measures_against_full_logits(
     for name, value in sums.items():
         assert found[name] == pytest.approx(value / count, rel=1e-4), name
     alone = held_out(student, rows, tokenizer)
-    assert set(alone) == {"tokens", "nll", "entropy"}
+    assert set(alone) == {"tokens", "nll", "student_entropy"}
     same = held_out(teacher, rows, tokenizer, teacher=teacher)
     assert same["forward_kl"] == pytest.approx(0.0, abs=1e-6)
     assert same["agreement"] == 1.0

@@ -21,8 +21,8 @@ from abkd.lm._generate import mixture
 from abkd.lm._hidden import Predictions
 from abkd.lm._minillm import PolicyGradient, policy_loss, remember
 from abkd.lm._objective import Objective
-from abkd.lm._seqkd import TeacherText, prompt_of
 from abkd.lm._student_settings import Sampling, student_text_of
+from abkd.lm._teacher_text import TeacherText, prompt_of
 from abkd.lm.data import tokenise
 from abkd.losses import DenseTargets
 

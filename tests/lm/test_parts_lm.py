@@ -260,6 +260,10 @@ def test_a_student_has_the_type_that_the_recipe_says(
             run = replace(settings, student=replace(chosen, dtype=name))
             made = LmParts(tokenizer, None, origin=origin).student(run)
             assert {parameter.dtype for parameter in made.parameters()} == {kind}
+        as_saved = replace(settings, student=replace(chosen, dtype="auto"))
+        assert LmParts(tokenizer, None, origin=origin).student(as_saved).dtype == torch.float32
+        with pytest.raises(InputError, match=r"no such precision as 'bf16'; did you mean 'bfloat16'"):
+            LmParts(tokenizer, None, origin=origin).student(replace(settings, student=replace(chosen, dtype="bf16")))
     assert teacher.dtype == torch.float32
 
 

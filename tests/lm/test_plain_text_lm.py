@@ -13,7 +13,7 @@ from datasets import Dataset, load_dataset
 
 from abkd.errors import InputError
 from abkd.lm._batch import PRETRAIN
-from abkd.lm._pretraining import PlainText
+from abkd.lm._plain_text import PlainText
 
 
 def test_plain_text_lies_on_the_disk_and_is_cut_once(tmp_path: Path, tokenizer: Any) -> None:

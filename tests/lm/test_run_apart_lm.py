@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from abkd.config import load_recipe
+from abkd.engine import place_of
 from abkd.errors import InputError
 from abkd.lm import LmData, LmEvaluation, LmRun, LmStudent, LmTeacher, lm_config, load_parts, run_lm
 from abkd.lm._judge import scores
-from abkd.lm._parts import place_of
 from abkd.lm.evaluation import EvaluationResult, Response, SeedResult, SetResult
 from abkd.study import LmPlan, build_cache, evaluate_folder, quiet_libraries, run_lms
 from abkd.study._dry_run_lm import byte_tokenizer, tiny_llama
@@ -100,13 +100,13 @@ def test_the_teacher_answers_in_its_own_tokens(apart: LmRun, settings: LmRun, tm
 def test_the_teachers_text_is_written_once_for_all_seeds(
     settings: LmRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from abkd.lm import _seqkd
+    from abkd.lm import _teacher_text
 
     run = replace(settings, method="seqkd", teacher_text={"max_new_tokens": 3})
     runs = {seed: replace(run, seed=seed) for seed in (1, 2)}
     calls: list[int] = []
-    write = _seqkd.write_texts
-    monkeypatch.setattr(_seqkd, "write_texts", lambda *a, **k: calls.append(1) or write(*a, **k))
+    write = _teacher_text.write_texts
+    monkeypatch.setattr(_teacher_text, "write_texts", lambda *a, **k: calls.append(1) or write(*a, **k))
     run_lms(LmPlan({"seqkd": runs}), tmp_path / "study", progress=False)
     parts = list((tmp_path / "study/teacher_text/seqkd").glob("part-*"))
     assert len(calls) == len(parts) > 0

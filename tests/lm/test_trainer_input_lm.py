@@ -483,6 +483,62 @@ def test_a_real_cache_teaches_without_the_teacher(tmp_path: Path, tokenizer: Any
     assert "eval_divergence" not in metrics
 
 
+def test_which_rows_a_cache_knows_is_asked_anew_for_each_evaluation(
+    tmp_path: Path, tokenizer: Any, teacher: Any, capfd: Any
+) -> None:
+    from trl.data_utils import pack_dataset
+
+    rows, others = lm_toys.instructions(6), lm_toys.instructions(4, start=200)
+    tokens = tokenise(rows, tokenizer, max_length=128)
+    cache = LmCache.build(tokens, teacher, tokenizer, tmp_path / "cache", top_k=320, bits=16, progress=False)
+    trainer = lm_toys.make_trainer(
+        tmp_path, tokenizer, lm_toys.tiny_model(), None, teacher_cache=cache, train_dataset=rows, eval_dataset=rows
+    )
+    assert trainer.evaluate()["eval_divergence"] > 0
+    assert "not in the teacher cache" not in capfd.readouterr().err
+    assert "eval_divergence" not in trainer.evaluate(others)
+    assert "not in the teacher cache: it gives nll alone" in capfd.readouterr().err
+    assert trainer.evaluate()["eval_divergence"] > 0
+    packed = {"packing": True, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "max_length": 256}
+    whole = lm_toys.make_trainer(
+        tmp_path, tokenizer, trainer.model, None, teacher_cache=cache, train_dataset=rows, eval_dataset=rows, **packed
+    )
+    assert len(whole.eval_dataset) < len(rows)
+    assert whole.evaluate()["eval_divergence"] == pytest.approx(trainer.evaluate()["eval_divergence"], rel=1e-5)
+    foreign = pack_dataset(tokenise(others, tokenizer, max_length=128).select_columns(["input_ids", "labels"]), 256)
+    with pytest.raises(InputError, match="1 of 1 rows are not in this teacher cache"):
+        cache.check_dataset(foreign)
+
+
+def test_a_configuration_serves_several_trainers_and_stays_as_it_is(
+    tmp_path: Path, student: Any, tokenizer: Any
+) -> None:
+    args = DistillationConfig(
+        str(tmp_path), method="sft", use_cpu=True, max_steps=1, save_strategy="no", disable_tqdm=True
+    )
+    for rows in (lm_toys.dialogues(), lm_toys.instructions(), lm_toys.dialogues()):
+        DistillationTrainer(student, None, args, train_dataset=rows, processing_class=tokenizer)
+        assert args.assistant_only_loss is False
+
+
+def test_predictions_have_the_measures_of_an_evaluation(
+    tmp_path: Path, tokenizer: Any, student: Any, teacher: Any
+) -> None:
+    rows = lm_toys.instructions(6)
+    trainer = lm_toys.make_trainer(tmp_path, tokenizer, student, teacher, eval_dataset=rows)
+    evaluated, predicted = trainer.evaluate(), trainer.predict(trainer.eval_dataset).metrics
+    for name in ("nll", "divergence", "forward_kl", "agreement", "loss"):
+        assert predicted[f"test_{name}"] == evaluated[f"eval_{name}"]
+
+
+def test_only_metrics_whose_better_end_is_known_can_be_chosen_by(tmp_path: Path, student: Any, tokenizer: Any) -> None:
+    args = DistillationConfig(
+        str(tmp_path), method="sft", use_cpu=True, eval_strategy="epoch", select_by="teacher_mass"
+    )
+    with pytest.raises(InputError, match=r"no such metric as 'teacher_mass'.* Known: agreement, .* rouge_l"):
+        DistillationTrainer(student, None, args, train_dataset=lm_toys.instructions(), processing_class=tokenizer)
+
+
 def test_dropout_is_the_models_own_unless_it_is_disabled(tmp_path: Path, tokenizer: Any, teacher: Any) -> None:
     shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512, "vocab_size": lm_toys.VOCABULARY}
     cases = (

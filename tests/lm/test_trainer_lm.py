@@ -25,7 +25,7 @@ def by_hand(trainer: Any, batch: dict[str, Any], divergence: Any, temperature: f
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         student = trainer.model(**inputs).logits[:, :-1, :size]
-        teacher = trainer.teacher.raw(**inputs).logits[:, :-1, :size]
+        teacher = trainer.teacher.model(**inputs).logits[:, :-1, :size]
     mask = batch["labels"][:, 1:] != -100
     return divergence_loss(student, teacher, divergence, temperature=temperature, mask=mask)
 

@@ -6,7 +6,7 @@ from abkd.errors import MissingPackageError
 
 for _package in ("transformers", "accelerate", "safetensors", "rich"):
     if find_spec(_package) is None:
-        raise MissingPackageError(f'training needs the package {_package}: pip install "abkd[image]"')
+        raise MissingPackageError(f'training needs the package {_package}: pip install "abkd[image]" or "abkd[lm]"')
 
 from abkd.engine._best import BestWeights  # noqa: E402
 from abkd.engine._callbacks import MetricsLog  # noqa: E402
@@ -27,7 +27,7 @@ from abkd.engine._processes import (  # noqa: E402
 from abkd.engine._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
 from abkd.engine._result import RunResult  # noqa: E402
 from abkd.engine._run_folder import RunFolder  # noqa: E402
-from abkd.engine._runs import Measured, OpenRun, load_result, size_of  # noqa: E402
+from abkd.engine._runs import Measured, OpenRun, load_result, place_of, size_of  # noqa: E402
 from abkd.engine._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
 from abkd.engine._settings import FromSettings  # noqa: E402
 from abkd.engine._trainer import EngineTrainer, TrainingError, in_own_precision  # noqa: E402
@@ -58,6 +58,7 @@ __all__ = [
     "load_result",
     "on_main",
     "only_here",
+    "place_of",
     "rank",
     "ranks",
     "say",

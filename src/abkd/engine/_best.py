@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,6 @@ from torch import Tensor, nn
 
 from abkd.errors import InputError, nearest
 
-_LARGER_IS_BETTER = {
-    "accuracy": True,
-    "top5": True,
-    "agreement": True,
-    "nll": False,
-    "ece": False,
-    "divergence": False,
-    "forward_kl": False,
-    "loss": False,
-}
 _WEIGHTS_FILE = "best.safetensors"
 
 
@@ -30,7 +21,7 @@ class BestWeights:
 
     Attributes:
         select_by: the metric's name, without "eval_".
-        larger_is_better: None for a metric whose direction is known.
+        larger_is_better: whether a larger value of it is a better one.
         value: the best value so far, None before any evaluation.
         epoch: when it was reached, in epochs from 0 (1.0 is after the first epoch).
         step: the same in optimiser steps.
@@ -38,21 +29,31 @@ class BestWeights:
     """
 
     select_by: str
-    larger_is_better: bool | None = None
+    larger_is_better: bool
     value: float | None = None
     epoch: float = 0.0
     step: int = 0
     weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor], repr=False)
 
-    def __post_init__(self) -> None:
-        known = _LARGER_IS_BETTER.get(self.select_by)
-        if known is not None:
-            self.larger_is_better = known
-        elif self.larger_is_better is None:
+    @classmethod
+    def by(cls, metric: str, known: Mapping[str, bool], larger_is_better: bool | None = None) -> BestWeights:
+        """None yet, to be chosen by `metric`.
+
+        Args:
+            metric: its name, without "eval_".
+            known: whether larger is better, by the name of each metric that the trainer itself gives.
+            larger_is_better: the same of a metric that a user computes.
+
+        Raises:
+            InputError: a metric that is not known, and nothing says which values of it are better.
+        """
+        found = known.get(metric, larger_is_better)
+        if found is None:
             raise InputError(
-                f"select_by={self.select_by!r}: {nearest(self.select_by, _LARGER_IS_BETTER)}. "
-                "For a metric of your own set greater_is_better as well"
+                f"select_by: no such metric as {metric!r}; {nearest(metric, known)}. For a metric of your own "
+                "(compute_metrics) set greater_is_better as well"
             )
+        return cls(metric, found)
 
     def offer(self, metrics: dict[str, float], model: nn.Module, epoch: float, step: int) -> bool:
         """Take this evaluation if it is better than all before it; a tie keeps the earlier one.

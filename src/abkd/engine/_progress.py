@@ -17,10 +17,16 @@ _LINES = 10
 
 
 class ProgressCallback(TrainerCallback):
-    """Tells `report` how far the training is: after each step, and the loss and metrics after each log."""
+    """Tells `report` how far the training is: after each step, and the loss and a metric after each log.
 
-    def __init__(self, report: Report) -> None:
+    Args:
+        report: is told.
+        metric: on the validation split, without "eval_"; None is the loss alone.
+    """
+
+    def __init__(self, report: Report, metric: str | None = None) -> None:
         self._report = report
+        self._shown = {"loss": "loss"} | ({} if metric is None else {f"eval_{metric}": f"validation {metric}"})
         self._text = ""
 
     @override
@@ -38,9 +44,9 @@ class ProgressCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Take loss and validation accuracy into the text."""
+        """Take loss and metric into the text."""
         parts = [f"epoch {state.epoch or 0:.3g}"]
-        for key, label in (("loss", "loss"), ("eval_accuracy", "validation accuracy")):
+        for key, label in self._shown.items():
             for line in reversed(state.log_history):
                 if key in line:
                     parts.append(f"{label} {line[key]:.4g}")
@@ -74,7 +80,7 @@ class ProgressBar:
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeRemainingColumn(compact=True),
                 TextColumn("{task.fields[text]}"),
-                console=Console(stderr=True),
+                console=Console(stderr=True, emoji=False),
             )
             self._task = self._progress.add_task(self._description, total=1.0, text="")
             self._progress.start()

@@ -23,7 +23,7 @@ class RunResult:
         seed: of the run.
         seconds: wall time of training and measuring, without loading what several runs may share (a resumed run
             counts its last part).
-        best_epoch: the epoch (from 1) with the best validation value of `select_by`.
+        best_epoch: the epoch (from 1) with the best validation value of `select_by`; 0 is before any training.
         metrics: `metrics[split][which][name]`, split `validation` or `test`, which `best` (the epoch chosen
             on the validation split), `last`, or of a language model's test split also `start`. Names of an image
             run: `accuracy` (top-1, in [0, 1]), `top5`, `nll` (nats), `ece`, and with a teacher `agreement` (share
@@ -32,7 +32,8 @@ class RunResult:
             texts were evaluated, with `rouge_l_SET` and `exact_match_SET` of each set, and their standard errors over
             the sampling seeds (`..._error`). Without a validation split `best` is `last` and there is no `validation`.
         parameters: `{"student": n, "teacher": m or None}`, numbers of weights.
-        history: one dict an epoch: `epoch`, `loss` (the training loss), `validation_nll`, ...
+        history: one dict a log or evaluation: `epoch` (1.5 is in the middle of the second), `loss` (the training
+            loss), `validation_nll`, ...
         teacher: the teacher's own metrics on the test split, or None.
     """
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
+import torch
+
 from abkd.engine._processes import is_main, join, on_main, only_here, say
 from abkd.engine._progress import ProgressCallback, Report
 from abkd.engine._result import RunResult, history_of, reporting, validation_of
@@ -94,7 +96,7 @@ class OpenRun:
         if not 0 <= settings.seed < 2**32:
             raise InputError(f"seed must be a whole number in [0, 2**32), got {settings.seed!r}")
         join(settings.training)
-        on_main(lambda: _check_folder(Path(folder), settings, resume, overwrite))
+        on_main(lambda: RunFolder.check(folder, settings.to_dict(), resume=resume, overwrite=overwrite))
         return cls(settings, RunFolder(Path(folder)), resume, overwrite)
 
     def finished(self) -> RunResult | None:
@@ -106,6 +108,8 @@ class OpenRun:
         result = load_result(self.folder.path) if self.resume else None
         if result is not None:
             self.folder.check_models()
+            if is_main():
+                self._drop_checkpoints()  # of a run that was killed between the two
         return result
 
     def on_data(self, fingerprints: Mapping[str, str]) -> None:
@@ -167,7 +171,7 @@ class OpenRun:
         label = description or f"{self.settings.method}, seed {self.settings.seed}"
         with reporting(progress if is_main() else False, label) as report:
             if report is not None:
-                trainer.add_callback(ProgressCallback(report))
+                trainer.add_callback(ProgressCallback(report, trainer.best and trainer.best.select_by))
             trainer.train(None if checkpoint is None else str(checkpoint))
         tested = test()
         result = self._result(trainer, tested, parameters, time.monotonic() - started)
@@ -176,6 +180,9 @@ class OpenRun:
 
     def _finish(self, result: RunResult) -> None:
         self.folder.write_result(result.to_dict())
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
         shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
     def _result(
@@ -195,7 +202,7 @@ class OpenRun:
             folder=self.folder.path,
             seed=self.settings.seed,
             seconds=seconds,
-            best_epoch=round(best_epoch),
+            best_epoch=math.ceil(best_epoch),
             metrics=metrics,
             parameters=parameters,
             history=history,
@@ -223,10 +230,6 @@ def _finite(values: Any, where: str) -> Any:
     return found
 
 
-def _check_folder(folder: Path, settings: RunSettings, resume: bool, overwrite: bool) -> None:
-    RunFolder.check(folder, settings.to_dict(), resume=resume, overwrite=overwrite)
-
-
 def load_result(folder: str | os.PathLike[str]) -> RunResult | None:
     """The result of the run in `folder` if it is finished, else None.
 
@@ -241,3 +244,13 @@ def load_result(folder: str | os.PathLike[str]) -> RunResult | None:
 def size_of(module: Any) -> int:
     """The number of weights of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def place_of(training: Mapping[str, Any]) -> Any:
+    """Where a model that only reads and writes goes: this process's accelerator if there is one.
+
+    Args:
+        training: of a run; its `use_cpu` keeps everything on the CPU.
+    """
+    found = None if training.get("use_cpu") else torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if found is None else torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))

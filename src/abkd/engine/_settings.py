@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import Self
 
-from abkd.errors import InputError, nearest
+from abkd.errors import InputError, check_keys
 
 
 class FromSettings:
@@ -26,10 +26,8 @@ class FromSettings:
             InputError: an unknown key (the message names the nearest), a fixed one, or a value that transformers
                 refuses.
         """
-        known = [item.name for item in fields(cls) if item.init]  # type: ignore[arg-type]
+        check_keys(settings, [item.name for item in fields(cls) if item.init], "training")  # type: ignore[arg-type]
         for key in settings:
-            if key not in known:
-                raise InputError(f"training.{key}: unknown key; {nearest(key, known)}")
             if key in fixed:
                 raise InputError(f"training.{key}: set elsewhere in the run's settings, not here")
         try:

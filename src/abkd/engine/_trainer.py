@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from transformers.trainer_utils import TrainOutput
 from abkd.engine._best import BestWeights
 from abkd.engine._callbacks import EpochCallback
 from abkd.engine._checkpoint import check_fits, checkpoint_to_resume, read_progress, write_progress
+from abkd.engine._data_checks import check_batches, check_filled
 from abkd.errors import AbkdError, InputError
 from abkd.storage import STAGED_PREFIX, replace_folder, room_in, write_manifest
 
@@ -41,12 +43,21 @@ class EngineTrainer(Trainer):
         args: transformers' training arguments.
         train_dataset, eval_dataset: may each be None; must not be empty.
         select_by: the metric by which `best` is chosen, or None to keep no best weights.
-        larger_is_better: its direction, for a metric that this library does not know.
+        larger_is_better: its direction, for a metric that is not in `metrics`.
         **options: of transformers' Trainer.
 
+    Attributes:
+        metrics: whether larger is better, by the name of each metric that an evaluation gives and that the best
+            weights can be chosen by; of the class.
+        best: the best weights so far; None without `select_by`.
+
     Raises:
-        InputError: an empty data set, or batches larger than the data where incomplete batches are dropped.
+        InputError: an empty data set, batches larger than the data where incomplete batches are dropped, or an unknown
+            metric in `select_by`.
     """
+
+    metrics: Mapping[str, bool] = MappingProxyType({})
+    loss_is_scaled_for_ga = True  # transformers' attribute: `compute_loss` has divided by all items of the step
 
     def __init__(
         self,
@@ -59,13 +70,13 @@ class EngineTrainer(Trainer):
         larger_is_better: bool | None = None,
         **options: Any,
     ) -> None:
-        _check_filled("train_dataset", train_dataset)
-        _check_filled("eval_dataset", eval_dataset)
-        _check_batches(args, train_dataset)
-        self.best = None if select_by is None else BestWeights(select_by, larger_is_better)
+        check_filled("train_dataset", train_dataset)
+        check_filled("eval_dataset", eval_dataset)
+        check_batches(args, train_dataset)
+        self.best = None if select_by is None else BestWeights.by(select_by, self.metrics, larger_is_better)
         self._staging: Path | None = None
         self._resumed: dict[str, Any] | None = None
-        options.setdefault("compute_loss_func", _normalised_here)
+        options["callbacks"] = [EpochCallback(self), *(options.get("callbacks") or [])]
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             model=model,
             args=args,
@@ -74,7 +85,6 @@ class EngineTrainer(Trainer):
             **options,
         )
         self.remove_callback(PrinterCallback)
-        self.callback_handler.callbacks.insert(1, EpochCallback(self))
 
     # What a subclass defines.
 
@@ -192,6 +202,13 @@ class EngineTrainer(Trainer):
             return super().train(None if folder is None else str(folder), trial, ignore_keys_for_eval)
         finally:
             self.args.eval_on_start = on_start
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """One epoch; no step of it where the last one lies behind the checkpoint, which transformers does not ask."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both, and refuse the state of another optimiser before it fails in a step."""
@@ -313,28 +330,3 @@ def in_own_precision(model: Any) -> Generator[None]:
         yield
     finally:
         model.forward = trained
-
-
-def _normalised_here(*_: Any, **__: Any) -> Tensor:
-    """Tells transformers not to divide the loss again; `compute_loss` above never calls it."""
-    raise InputError("EngineTrainer computes its loss itself")
-
-
-def _check_filled(name: str, data: Any) -> None:
-    if data is not None and hasattr(data, "__len__") and len(data) == 0:
-        raise InputError(f"{name} is empty: expected at least one sample")
-
-
-def _check_batches(args: Any, data: Any) -> None:
-    if args.dataloader_drop_last and data is not None and hasattr(data, "__len__"):
-        batch = args.per_device_train_batch_size * max(args.world_size, 1)
-        if len(data) < batch:
-            raise InputError(
-                f"train_dataset has {len(data)} samples, fewer than one batch of {batch}, and "
-                "dataloader_drop_last drops incomplete batches: lower per_device_train_batch_size"
-            )
-    if args.dataloader_persistent_workers and args.dataloader_num_workers > 0 and hasattr(data, "set_epoch"):
-        raise InputError(
-            "dataloader_persistent_workers keeps copies of the data set that never learn of a new epoch; "
-            "leave it off for data whose augmentation depends on the epoch"
-        )

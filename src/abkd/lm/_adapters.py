@@ -38,7 +38,7 @@ def load_model(
         if place is not None and has_manifest(place):
             verify_manifest(place)
     if adapter is None and (Path(name) / "adapter_config.json").is_file():
-        adapter, name = name, _base_of(name)
+        adapter, name = name, _name_of_base(name)
     with needed("transformers", "lm"):
         from transformers import AutoModelForCausalLM
 
@@ -70,7 +70,7 @@ def config_of(name: str | os.PathLike[str]) -> Any | None:
         from transformers import AutoConfig
 
     if (Path(name) / "adapter_config.json").is_file():
-        name = _base_of(name)
+        name = _name_of_base(name)
     try:
         return AutoConfig.from_pretrained(os.fspath(name))
     except (OSError, ValueError):
@@ -136,7 +136,7 @@ def same_model(one: str, other: str) -> bool:
     return one == other or (all(place.is_dir() for place in places) and places[0].samefile(places[1]))
 
 
-def _base_of(folder: str | os.PathLike[str]) -> str:
+def _name_of_base(folder: str | os.PathLike[str]) -> str:
     with needed("peft", "lm"):
         from peft import PeftConfig
 

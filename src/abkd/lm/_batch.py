@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORED = -100
+from abkd.teachers._token_rows import IGNORED
+
 OWN_TEXT = "own_text"
 """Key of a batch that the student wrote (True); absent for the data set's text."""
 ROLLOUT = "rollout"

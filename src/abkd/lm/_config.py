@@ -13,8 +13,9 @@ from abkd.divergences import Divergence
 from abkd.engine import FromSettings
 from abkd.errors import InputError, nearest
 from abkd.lm._methods import Method, method_named
-from abkd.lm._minillm import PolicyGradient, check_policy_settings
+from abkd.lm._minillm import check_policy_settings
 from abkd.lm._objective import ScheduledObjective, named
+from abkd.lm._policy_settings import PolicyGradient
 from abkd.lm._student_settings import Sampling, StudentText, check_mapping, sampling_of, student_text_of
 from abkd.lm._validation_texts import ROUGE_L, ValidationTexts, validation_texts_of
 
@@ -128,7 +129,7 @@ class DistillationConfig(FromSettings, SFTConfig):
         divergence = self._divergence_given()
         if divergence is not None and method.divergence is None:
             raise InputError(f"method {method.name!r} compares nothing, so a divergence would have no effect")
-        if divergence is not None and "clip" in method.settings:
+        if divergence is not None and method.policy_gradient:
             raise InputError(f"method {method.name!r} is a policy gradient of reverse KL: leave the divergence out")
         if method.divergence is None and (self.temperature != 1 or self.kd_weight != 1):
             raise InputError(
@@ -226,7 +227,7 @@ class DistillationConfig(FromSettings, SFTConfig):
             InputError: a value out of range, or settings of the text or the loss that do not go with it.
         """
         settings = self.settings_of_method()
-        if "clip" not in settings:
+        if not self.method_definition().policy_gradient:
             return None
         text = self.student_sampling()
         if text is None:

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from abkd.errors import InputError
 from abkd.lm._decoding import Decoding
-from abkd.lm._teacher import base_of
+from abkd.lm._hidden import base_of
 
 
 @torch.no_grad()
@@ -180,6 +180,27 @@ def _writing(model: Any, config: GenerationConfig) -> Generator[GenerationConfig
         for holder, own in kept:
             holder.generation_config = own
         model.train(training)
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Generator[None]:
+    """Torch's generators, that of `device` among them, start from a seed, and are afterwards as they were."""
+    several = device.type not in ("cpu", "mps")  # devices of a kind, with a generator each
+    with torch.random.fork_rng([device] if several else [], device_type=device.type if several else "cuda"):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def writing_student(trainer: Any) -> Generator[Any]:
+    """A trainer's student as one that can write, whatever wraps it."""
+    from trl.models.utils import unwrap_model_for_generation
+
+    with (
+        kept_checkpointing(trainer.model),
+        unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as student,
+    ):
+        yield student
 
 
 @contextmanager

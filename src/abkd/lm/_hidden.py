@@ -9,10 +9,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from abkd.losses._whole import whole
 
 _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 _CAP = "final_logit_softcapping"
@@ -71,6 +73,17 @@ UseHead = Callable[[Predictions], Any]
 """Called inside a model's forward with its predictions (B, S, ...); what it returns the forward returns."""
 
 
+def found_at(found: Predictions, keep: Tensor) -> Predictions:
+    """The rows of `found` (B, S, ...) that predict the tokens marked in `keep` (B, S - 1)."""
+    return found.rows((slice(None), slice(None, -1))).rows(keep.to(found.states.device))
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model inside a PEFT one; any other as it is."""
+    inner = getattr(model, "get_base_model", None)
+    return model if inner is None else inner()
+
+
 def add_head_call(model: Any) -> str | None:
     """Teach a causal language model to answer `model(..., use_head=f)` with `f(Predictions)`.
 
@@ -117,7 +130,7 @@ class _HeadForward:
         hidden = self.model.base_model(*args, **inputs).last_hidden_state
         head = self.model.get_output_embeddings()
         hidden = hidden.to(head.weight.device)
-        weight, bias = _whole(head.weight), _whole(head.bias)
+        weight, bias = whole(head.weight), whole(head.bias)
         with _gathered(head):
             return use_head(Predictions(hidden, weight, bias, *self.how))
 
@@ -169,12 +182,6 @@ def _probe(model: Any) -> tuple[Tensor, Tensor]:
         return hidden, model(input_ids=tokens, use_cache=False).logits
     finally:
         model.train(training)
-
-
-def _whole(parameter: Tensor | None) -> Tensor | None:
-    """A parameter that FSDP2 has spread over the ranks, whole."""
-    full = getattr(parameter, "full_tensor", None)
-    return parameter if full is None else cast("Tensor", full())
 
 
 def _gathered(head: nn.Linear) -> AbstractContextManager[Any]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from abkd.errors import InputError, nearest
 from abkd.lm._batch import OWN_TEXT, PRETRAIN, tokens_read
 from abkd.lm._hidden import Predictions
 from abkd.lm._metrics import Clock, Meter, comparison, rows_of_targets, spread
@@ -16,27 +15,14 @@ from abkd.lm._validation_texts import ROUGE_L
 from abkd.losses import Targets
 
 _TOKENS = 256
-METRICS = (
-    *("loss", "nll", "divergence", "forward_kl", "agreement", "rouge_l"),
-    *("student_entropy", "teacher_entropy", "teacher_mass"),
-)
-"""What an evaluation gives, beside the metrics that a user computes."""
+METRICS = {"nll": False, "loss": False, "divergence": False, "forward_kl": False, "agreement": True, ROUGE_L: True}
+"""What an evaluation gives to choose by, and whether more of it is better."""
 SHARE = "student_text_share"
 """The metric's name: of the batches, what the student writes (or wrote, up to an evaluation)."""
 
 
-def check_metric(name: str | None) -> None:
-    """A metric to choose by is one that an evaluation gives.
-
-    Raises:
-        InputError: it is none; the message has their names.
-    """
-    if name is not None and name not in METRICS:
-        raise InputError(f"select_by: no such metric as {name!r}; {nearest(name, METRICS)}")
-
-
 class Measures:
-    """Collects what a trainer's batches tell, and adds it to its log.
+    """Collects what a trainer's batches tell.
 
     Args:
         trainer: the trainer.
@@ -48,7 +34,6 @@ class Measures:
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self._meters = {"train": Meter(), "eval": Meter()}
-        self._prefix, self._of_run = "eval", True
         self.clock = Clock()
 
     def due(self) -> bool:
@@ -100,15 +85,13 @@ class Measures:
             count = self._trainer.count_items(inputs)
             meter.add({"loss": float(result["loss"].detach()) * count}, count)
 
-    def begin_evaluation(self, prefix: str, *, of_run: bool) -> None:
-        """Forget the last evaluation.
-
-        Args:
-            prefix: what the names of the next one begin with.
-            of_run: it is of the trainer's own `eval_dataset`.
-        """
-        self._prefix, self._of_run = prefix, of_run
+    def begin_evaluation(self) -> None:
+        """Forget the last evaluation."""
         self._meters["eval"] = Meter()
+
+    def add_texts(self, total: float, count: int) -> None:
+        """Add the sum of ROUGE-L (0 to 100) over this rank's texts of an evaluation, and their number."""
+        self._meters["eval"].add({ROUGE_L: total}, count)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs of this rank to log the same numbers, as plain data."""
@@ -123,21 +106,7 @@ class Measures:
         """The means of the evaluation that was run, on all ranks."""
         return self._meters["eval"].take(self._trainer.accelerator)
 
-    def add_to(self, logs: dict[str, float]) -> None:
-        """Add to a log line what belongs to it; in evaluation under the names that the evaluation has."""
-        trainer, writer = self._trainer, self._trainer._writer
-        if f"{self._prefix}_runtime" in logs:
-            found: dict[str, float] = {}
-            if self._prefix == "eval" and self._of_run:
-                if trainer._validation is not None:
-                    total, count = trainer._validation.score()
-                    self._meters["eval"].add({ROUGE_L: total}, count)
-                if writer is not None and trainer.is_in_train:
-                    found[SHARE] = writer.share
-            found |= self.evaluated()
-            logs.update({f"{self._prefix}_{name}": value for name, value in found.items()})
-        elif "loss" in logs:
-            logs.update(self._meters["train"].take(trainer.accelerator))
-            logs.update(self.clock.take(trainer.accelerator))
-            if writer is not None:
-                logs[SHARE] = writer.share
+    def trained(self) -> dict[str, float]:
+        """The means of the training batches since the last call, on all ranks, and the tokens read."""
+        accelerator = self._trainer.accelerator
+        return {**self._meters["train"].take(accelerator), **self.clock.take(accelerator)}

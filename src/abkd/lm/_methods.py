@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from abkd.errors import InputError, nearest
+from abkd.lm._policy_settings import PolicyGradient
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -28,6 +29,8 @@ class Method:
         student_text: settings of the student's own text (`StudentText`), None to train on the data set's.
         teacher_text: whether the completions are replaced by the teacher's, written once.
         settings: the method's own further settings, with their defaults.
+        policy_gradient: whether these are a `PolicyGradient`'s, by which the student learns from its own text; its
+            divergence is then fixed.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Method:
     student_text: Mapping[str, Any] | None = None
     teacher_text: bool = False
     settings: Mapping[str, Any] = field(default_factory=_nothing)
+    policy_gradient: bool = False
 
 
 _MINILLM = "MiniLLM, arXiv 2306.08543"
@@ -122,7 +126,8 @@ _ALL = (
         _MINILLM,
         {"name": "reverse_kl"},
         student_text={"share": 1.0, "teacher_mix": 0.2},
-        settings={"clip": 0.2, "epochs": 4, "length_normalised": True, "single_step": True, "whiten": False},
+        settings=asdict(PolicyGradient()),
+        policy_gradient=True,
     ),
     Method(
         "distillm",

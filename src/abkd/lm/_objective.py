@@ -17,6 +17,7 @@ from abkd.errors import InputError
 from abkd.lm._hidden import Predictions
 from abkd.losses import DenseTargets, HiddenTargets, SparseTargets, Targets, divergence_loss, linear_divergence_loss
 
+_MOMENTS = 20  # of a run at which a divergence that moves is looked at
 _RANGES = {"temperature": "above 0", "ce_weight": "of at least 0", "kd_weight": "of at least 0"}
 
 
@@ -85,6 +86,11 @@ class ScheduledObjective:
     def temperatures(self) -> set[float]:
         """The temperatures at the start and at the end."""
         return {self._first.temperature, self._last.temperature}
+
+    def divergences(self) -> list[Divergence]:
+        """Those of a run, each once; where they move, those at evenly spaced moments."""
+        moments = (self.at(step / _MOMENTS).divergence for step in range(_MOMENTS + 1))
+        return [divergence for divergence in dict.fromkeys(moments) if divergence is not None]
 
     def describe(self) -> str:
         """In words, with the named special case of an alpha-beta-divergence."""

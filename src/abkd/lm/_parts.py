@@ -5,23 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from abkd.engine import ProgressBar, is_main, rank, ranks, say, wait
-from abkd.errors import InputError, needed
+from abkd.engine import ProgressBar, is_main, place_of, rank, ranks, say, wait
+from abkd.errors import InputError, nearest, needed
 from abkd.lm._adapters import config_of, load_model, read_tokenizer
 from abkd.lm._methods import method_named
 from abkd.lm._parts_checks import check_rows
 from abkd.lm._rows import load_plain_text, load_rows, load_sets, tell_rows
-from abkd.lm._seqkd import TeacherText, prompt_of
 from abkd.lm._settings import LmData, LmRun, LmTeacher
 from abkd.lm._smollm2 import smollm2_folder
 from abkd.lm._student_settings import sampling_of
 from abkd.lm._students import make_student
+from abkd.lm._teacher_text import TeacherText, prompt_of
 from abkd.lm._vocabulary import shared_vocabulary
 from abkd.lm.data import TEST_SETS, instruction_names
 from abkd.teachers import fingerprint_of
@@ -33,7 +33,8 @@ _ANSWERS_AT_ONCE = 32
 
 @dataclass
 class LmParts:
-    """What several runs of a study share; nothing in it is changed by a run.
+    """What several runs of a study share. A run adds to it what the next one need not find again (`start`), moves the
+    teacher to its device and has it answer for hidden states; nothing else is changed.
 
     Attributes:
         tokenizer: the student's.
@@ -95,7 +96,7 @@ class LmParts:
             heads=wanted.heads,
             intermediate_size=wanted.intermediate_size,
         )
-        return student.to(dtype=_dtype(wanted.dtype))
+        return student if wanted.dtype == "auto" else student.to(dtype=_dtype(wanted.dtype))
 
 
 def load_parts(settings: LmRun, answers: Path, *, prompts: bool | None = None, progress: bool = True) -> LmParts:
@@ -211,7 +212,7 @@ def tokenizer_of_teacher(settings: LmRun) -> Any:
 
 def _compares(tokenizer: Any, theirs: Any, teacher: Any) -> bool:
     """Whether a student with this tokenizer and its teacher mean the same by every token id; says so if not."""
-    from abkd.teachers._lm_cache_rows import vocabulary_of
+    from abkd.teachers._token_rows import vocabulary_of
 
     if teacher is None or theirs is None:
         return True
@@ -249,18 +250,6 @@ def load_teacher(settings: LmTeacher) -> Any:
     """The teacher, its adapter merged, in eval mode and without gradients."""
     name = model_path(str(settings.model))
     return load_model(name, adapter=settings.adapter, dtype=_dtype(settings.dtype)).requires_grad_(False)
-
-
-def place_of(training: Mapping[str, Any]) -> Any:
-    """Where a model that only reads and writes goes: this process's accelerator if there is one.
-
-    Args:
-        training: of a run; its `use_cpu` keeps everything on the CPU.
-    """
-    import torch
-
-    found = None if training.get("use_cpu") else torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if found is None else torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def load_tokenizer(name: str | None) -> Any:
@@ -346,5 +335,7 @@ def _text(completion: Any) -> str:
 def _dtype(name: str) -> Any:
     import torch
 
-    kinds: Mapping[str, Any] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    return kinds.get(name, "auto")
+    kinds = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in kinds:
+        raise InputError(f"dtype: no such precision as {name!r}; {nearest(name, kinds)}")
+    return kinds[name]

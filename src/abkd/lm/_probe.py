@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from abkd.errors import InputError
-from abkd.lm._plain_text import english
+from abkd.lm._english import english
 
 Watch = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 _MAX_TEXTS = 32

@@ -28,7 +28,7 @@ class LmStudent:
         layers: how many layers to keep of `model` (or of the teacher), or which ones; None keeps all.
         keep: how a number of layers is chosen, "influence" or "even"; see `abkd.lm.make_student`.
         heads, intermediate_size: attention heads and feed-forward units of a layer, where there should be fewer.
-        dtype: of the weights, "float32" unless told.
+        dtype: of the weights: "float32", "bfloat16", "float16", or "auto" as they were saved.
         lora: keyword arguments of `abkd.lm.lora` (r, alpha, dropout, target_modules); None trains all weights.
     """
 
@@ -53,7 +53,7 @@ class LmTeacher:
     Attributes:
         model: a name or path for `from_pretrained`; "smollm2-135m" is the one that a package carries.
         adapter: a LoRA adapter's folder, which is merged into the model.
-        dtype: of the weights; "auto" is the precision they were saved in.
+        dtype: of the weights: "float32", "bfloat16", "float16", or "auto" as they were saved.
         cache: a folder that `abkd cache` wrote; a model that is named as well is loaded only to be checked, and to
             make a student of it.
     """

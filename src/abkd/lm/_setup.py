@@ -13,30 +13,30 @@ from abkd.engine import ProgressBar
 from abkd.errors import InputError
 from abkd.lm._adapters import read_tokenizer, same_model
 from abkd.lm._config import DistillationConfig
-from abkd.lm._data import (
+from abkd.lm._hidden import add_head_call, base_of
+from abkd.lm._objective import ScheduledObjective
+from abkd.lm._row_forms import (
     can_mark_answers,
     check_columns,
     check_completions,
     check_template,
     wants_assistant_only,
 )
-from abkd.lm._hidden import add_head_call
-from abkd.lm._objective import ScheduledObjective
-from abkd.lm._seqkd import TeacherText
 from abkd.lm._student_settings import Sampling
-from abkd.lm._teacher import LiveTeacher, base_of, check_apart, load_teacher, load_tokenizer_of, shards_weights
+from abkd.lm._teacher import TeacherModel, check_apart, load_teacher, load_tokenizer_of, shards_weights
+from abkd.lm._teacher_text import TeacherText
 from abkd.lm._tokenised import check_ids, check_room
 from abkd.lm._validation_texts import ValidationWriter
 from abkd.lm._vocabulary import shared_vocabulary
 from abkd.losses._sparse import degree
+from abkd.teachers._token_rows import vocabulary_of
 
 _SMALL_ALPHA = 0.5  # below, a third or more of the divergence is in the tail
 _SAME = 1e-6  # sums of alpha and beta this near are one
-_MOMENTS = 20  # of a run at which a divergence that moves is looked at
 
 
 def checked_config(args: Any) -> DistillationConfig:
-    """The configuration, a default one for None.
+    """A copy of the configuration, a default one for None; what follows from the data is noted in it.
 
     Raises:
         InputError: of another class, or several GPUs for this one process.
@@ -50,7 +50,7 @@ def checked_config(args: Any) -> DistillationConfig:
             f"this process sees {args.n_gpu} GPUs, and one process trains on one: launch one for each (accelerate "
             f"launch, torchrun --nproc_per_node {args.n_gpu}), or show it one (CUDA_VISIBLE_DEVICES=0)"
         )
-    return args
+    return copy.copy(args)
 
 
 def check_cache(cache: Any, objectives: ScheduledObjective) -> None:
@@ -64,8 +64,7 @@ def check_cache(cache: Any, objectives: ScheduledObjective) -> None:
             f"the teacher cache was made at temperature {cache.temperature:g}, the loss has "
             f"{' to '.join(f'{value:g}' for value in sorted(objectives.temperatures))}: give both the same"
         )
-    moments = dict.fromkeys(objectives.at(step / _MOMENTS).divergence for step in range(_MOMENTS + 1))
-    divergences = [divergence for divergence in moments if divergence is not None]
+    divergences = objectives.divergences()
     degrees = [float(found.max()) for divergence in divergences if (found := degree(divergence)) is not None]
     form = getattr(cache, "form", None)
     if (
@@ -190,7 +189,7 @@ class Setup:
                 fit the models.
         """
         student = base_of(trainer.model)
-        size = int(student.get_output_embeddings().weight.shape[0])
+        size = min(int(student.get_output_embeddings().weight.shape[0]), vocabulary_of(self.tokenizer))
         found = None
         if self.cache is not None:
             size, found = self._cached(size, trainer)
@@ -205,7 +204,7 @@ class Setup:
             check_room(trainer.train_dataset, "train_dataset", models, text.max_new_tokens)
         return size, found
 
-    def _live(self, size: int, trainer: Any) -> tuple[int, LiveTeacher]:
+    def _live(self, size: int, trainer: Any) -> tuple[int, TeacherModel]:
         """The teacher, once it is known to speak the student's tokens."""
         teacher: Any = self.teacher
         check_apart(trainer.model, teacher)
@@ -213,7 +212,7 @@ class Setup:
         shared = shared_vocabulary(self.tokenizer, self._teacher_tokenizer(), size, int(head.shape[0]))
         if shared.note is not None:
             self.notes.append(shared.note)
-        live = LiveTeacher(teacher, trainer, shared.size)
+        live = TeacherModel(teacher, trainer, shared.size)
         if live.note is not None:
             self.notes.append(f"the teacher's logits are used: {live.note}")
         return shared.size, live
@@ -232,8 +231,7 @@ class Setup:
             )
         if size < cache.vocabulary:
             raise InputError(f"the student's head has {size} classes, the teacher cache {cache.vocabulary}")
-        if not trainer.padding_free:  # packed rows are looked up text by text as they come
-            cache.check_dataset(trainer.train_dataset)
+        cache.check_dataset(trainer.train_dataset)
         return cache.vocabulary, cache
 
     def _tell_tail(self) -> None:
@@ -241,9 +239,7 @@ class Setup:
         form = getattr(self.cache, "form", None)
         if form is None or form.dense:
             return
-        objectives = self.args.objective()
-        moments = [objectives.at(step / _MOMENTS).divergence for step in range(_MOMENTS + 1)]
-        small = [one for one in moments if one is not None and _alpha_of(one) < _SMALL_ALPHA]
+        small = [one for one in self.args.objective().divergences() if _alpha_of(one) < _SMALL_ALPHA]
         if not small:
             return
         least = min(small, key=_alpha_of)
@@ -256,15 +252,6 @@ class Setup:
             "token) knows the mass alone: about half of the divergence is lost at 32 entries, a third or more at 128; "
             f"train with a live teacher (teacher_model), or a cache{remedy} of more entries"
         )
-
-    def eval_teacher_of(self, trainer: Any, eval_dataset: Any) -> Any:
-        """What gives the targets in evaluation: the teacher, or a cache that knows the evaluation's rows; or None."""
-        if self.cache is None or eval_dataset is None:
-            return trainer.teacher
-        if all(_knows(self.cache, part) for part in parts_of(eval_dataset)):
-            return trainer.teacher
-        self.notes.append("eval_dataset is not in the teacher cache: evaluation gives nll alone, also as its loss")
-        return None
 
     def validation_writer_of(self, trainer: Any) -> ValidationWriter | None:
         """What lets the student write in evaluation; None if it does not.
@@ -359,13 +346,16 @@ def parts_of(dataset: Any) -> list[Any]:
     return list(dataset.values()) if isinstance(dataset, dict) else [dataset]
 
 
-def _knows(cache: Any, dataset: Any) -> bool:
-    """Whether all rows are in a cache."""
+def teacher_knowing(dataset: Any, teacher: Any) -> Any:
+    """The teacher; None where it is a cache in which not all rows of the data are."""
+    if isinstance(teacher, TeacherModel) or teacher is None:
+        return teacher
     try:
-        cache.check_dataset(dataset)
+        for part in parts_of(dataset):
+            teacher.check_dataset(part)
     except InputError:
-        return False
-    return True
+        return None
+    return teacher
 
 
 def _with_template(tokenizer: Any, args: DistillationConfig) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
-from abkd.errors import InputError, nearest
+from abkd.errors import InputError, check_keys, nearest
 from abkd.lm._decoding import Decoding
 
 SCHEDULES = ("constant", "adaptive")
@@ -40,6 +40,9 @@ class Sampling:
             no_repeat_ngram_size=0,
             max_prompt_length=None,
         )
+
+
+Settings = TypeVar("Settings", bound=Sampling)
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,16 @@ class StudentText(Sampling):
         _check_number(self, "teacher_mix", lambda value: 0 <= value < 1, "in [0, 1)")
         _check_whole(self, "replay", 0)
         if self.schedule not in SCHEDULES:
-            raise InputError(
-                f"student_text.schedule: unknown {self.schedule!r}; {nearest(str(self.schedule), SCHEDULES)}"
-            )
+            raise InputError(f"schedule: unknown {self.schedule!r}; {nearest(str(self.schedule), SCHEDULES)}")
         if self.schedule == "constant" and self.share == 0:
-            raise InputError("student_text.share is 0, so the student would write nothing: leave student_text out")
+            raise InputError("share: 0, so the student would write nothing: leave student_text out")
         if self.schedule == "adaptive" and self.share == 1:
             raise InputError(
-                "student_text: an adaptive share grows from where it starts, and share is 1, as it is unless given: "
-                "start lower (distillm starts at 0), or leave out the schedule"
+                "share: 1, as it is unless given, and an adaptive one grows from where it starts: start lower "
+                "(distillm starts at 0), or leave out the schedule"
             )
         if self.vllm is not None and self.teacher_mix > 0:
-            raise InputError("student_text: teacher_mix needs both models at each token, which vllm cannot do")
+            raise InputError("vllm: teacher_mix needs both models at each token, which vllm cannot do")
 
 
 def student_text_of(settings: Mapping[str, Any]) -> StudentText:
@@ -97,7 +98,7 @@ def student_text_of(settings: Mapping[str, Any]) -> StudentText:
     Raises:
         InputError: an unknown key, or a value out of range.
     """
-    return StudentText(**_known(settings, StudentText, "student_text"))
+    return _made(StudentText, settings, "student_text", "{'share': 0.5}")
 
 
 def sampling_of(settings: Mapping[str, Any], where: str) -> Sampling:
@@ -106,16 +107,16 @@ def sampling_of(settings: Mapping[str, Any], where: str) -> Sampling:
     Raises:
         InputError: an unknown key, or a value out of range.
     """
-    return Sampling(**_known(settings, Sampling, where))
+    return _made(Sampling, settings, where, "{'max_new_tokens': 64}")
 
 
-def _known(settings: Mapping[str, Any], kind: type[Sampling], where: str) -> dict[str, Any]:
-    check_mapping(settings, where, "{'max_new_tokens': 64}" if kind is Sampling else "{'share': 0.5}")
-    names = [field.name for field in fields(kind)]
-    for key in settings:
-        if key not in names:
-            raise InputError(f"{where}.{key}: unknown key; {nearest(str(key), names)}")
-    return dict(settings)
+def _made(kind: type[Settings], settings: Mapping[str, Any], where: str, example: str) -> Settings:
+    check_mapping(settings, where, example)
+    check_keys(settings, [field.name for field in fields(kind)], where)
+    try:
+        return kind(**settings)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from error
 
 
 def check_mapping(value: Any, where: str, example: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from torch import Tensor
 
 from abkd.errors import CorruptFileError, InputError, MissingPackageError
 from abkd.lm._batch import OWN_TEXT, ROLLOUT, counted, model_inputs, own_batch, prompts_of
-from abkd.lm._generate import cut_after_end, end_tokens, kept_checkpointing, write_texts
-from abkd.lm._hidden import Predictions, call_with_head
-from abkd.lm._minillm import PolicyGradient, remember
+from abkd.lm._generate import cut_after_end, end_tokens, seeded, write_texts, writing_student
+from abkd.lm._hidden import Predictions, base_of, call_with_head, found_at
+from abkd.lm._minillm import remember
+from abkd.lm._policy_settings import PolicyGradient
 from abkd.lm._replay import ReplayBuffer, Text
 from abkd.lm._student_settings import StudentText
-from abkd.lm._teacher import base_of, found_at
 from abkd.storage import atomic_write_json, read_json
 
 
@@ -107,14 +106,8 @@ class StudentWriter:
         mix = None
         if self._settings.teacher_mix > 0:
             mix = (self._trainer.teacher.model, self._settings.teacher_mix)
-        from trl.models.utils import unwrap_model_for_generation
-
         trainer = self._trainer
-        with (
-            kept_checkpointing(trainer.model),
-            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as student,
-            _whole_parameters(trainer),
-        ):
+        with writing_student(trainer) as student, _whole_parameters(trainer):
             return write_texts(
                 student,
                 prompts,
@@ -139,14 +132,11 @@ class StudentWriter:
         student.eval()
         return call_with_head(student, model_inputs(batch), use_head)
 
-    @contextmanager
-    def _seeded(self, place: int) -> Generator[None]:
+    def _seeded(self, place: int) -> AbstractContextManager[None]:
         """Torch's generators in a state of this batch's own for a while: a resumed run restores theirs only later."""
-        device = self._trainer.args.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            rank = self._trainer.args.process_index
-            torch.manual_seed(self._chance(place, f"writing of rank {rank}").getrandbits(63))
-            yield
+        rank = self._trainer.args.process_index
+        seed = self._chance(place, f"writing of rank {rank}").getrandbits(63)
+        return seeded(self._trainer.args.device, seed)
 
     def _chance(self, place: int, what: str) -> random.Random:
         seed = self._trainer.args.seed

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from abkd.errors import InputError
 from abkd.lm._adapters import read_tokenizer
 from abkd.lm._batch import counted, model_inputs
-from abkd.lm._hidden import Predictions, add_head_call, call_with_head
+from abkd.lm._hidden import Predictions, add_head_call, base_of, call_with_head, found_at
 from abkd.losses import DenseTargets, HiddenTargets, Targets
 
 BROKEN_TEACHER = (
@@ -20,7 +20,7 @@ BROKEN_TEACHER = (
 )
 
 
-class LiveTeacher:
+class TeacherModel:
     """A causal language model that teaches beside the student.
 
     It is put in eval mode and frozen, both in place, stays in the precision it was loaded in (no autocast reaches
@@ -43,27 +43,25 @@ class LiveTeacher:
         model.eval().requires_grad_(False)
         self.note = add_head_call(base_of(model))
         self.vocabulary = vocabulary
-        self.raw = model
         self.sharded = shards_weights(trainer)
         self.model: Any = _placed(model, trainer)
 
-    def targets_for(self, batch: Mapping[str, Any]) -> Targets:
-        """Targets for the counted positions, in row-major order."""
-        return as_targets(self.predictions(batch))
-
     @torch.no_grad()
-    def predictions(self, batch: Mapping[str, Any]) -> Predictions:
-        """The teacher's predictions as rows (N, ...), at the counted positions in row-major order."""
+    def targets_for(self, batch: Mapping[str, Any]) -> Targets:
+        """Targets for the counted positions (N, ...), in row-major order."""
         self.model.eval()
         keep = counted(batch)
 
-        def select(found: Predictions) -> Predictions:
+        def select(found: Predictions) -> Targets:
             rows = found_at(found, keep).of_classes(self.vocabulary)
-            return Predictions(rows.logits()) if self.sharded else rows
+            if self.sharded or rows.weight is None:
+                return DenseTargets(rows.logits())
+            kind = rows.states.dtype
+            weight, bias = rows.weight.to(kind), None if rows.bias is None else rows.bias.to(kind)
+            return HiddenTargets(rows.states, weight, bias, rows.scale, rows.softcap)
 
-        inputs = model_inputs(batch)
         with torch.autocast(batch["input_ids"].device.type, enabled=False):
-            return call_with_head(self.model, inputs, select)
+            return call_with_head(self.model, model_inputs(batch), select)
 
 
 def shards_weights(trainer: Any) -> bool:
@@ -85,26 +83,6 @@ def _placed(model: Any, trainer: Any) -> Any:
     if getattr(model, "hf_device_map", None) is None and not getattr(model, "is_quantized", False):
         model.to(trainer.accelerator.device)
     return model
-
-
-def found_at(found: Predictions, keep: Tensor) -> Predictions:
-    """The rows of `found` (B, S, ...) that predict the tokens marked in `keep` (B, S - 1)."""
-    return found.rows((slice(None), slice(None, -1))).rows(keep.to(found.states.device))
-
-
-def as_targets(rows: Predictions) -> Targets:
-    """Predictions as targets of a loss."""
-    if rows.weight is None:
-        return DenseTargets(rows.logits())
-    kind = rows.states.dtype
-    weight, bias = rows.weight.to(kind), None if rows.bias is None else rows.bias.to(kind)
-    return HiddenTargets(rows.states, weight, bias, rows.scale, rows.softcap)
-
-
-def base_of(model: Any) -> Any:
-    """The transformers model inside a PEFT one; any other as it is."""
-    inner = getattr(model, "get_base_model", None)
-    return model if inner is None else inner()
 
 
 def load_teacher(name: str, settings: Mapping[str, Any] | None, trust_remote_code: bool) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from abkd.errors import InputError
 from abkd.lm._batch import IGNORED
 from abkd.lm._generate import check_lengths
-from abkd.teachers._lm_cache_rows import row_columns
+from abkd.teachers._token_rows import row_columns
 
 _ROWS = 1000
 

@@ -11,26 +11,34 @@ from torch import Tensor, nn
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from abkd.engine import EngineTrainer, TrainingError, say
+from abkd.engine import BestWeights, EngineTrainer, TrainingError, say
 from abkd.errors import InputError
 from abkd.lm._batch import IGNORED, OWN_TEXT, PRETRAIN, ROLLOUT, counted, model_inputs
 from abkd.lm._config import DistillationConfig
-from abkd.lm._data import as_dataset
-from abkd.lm._hidden import Predictions, add_head_call, call_with_head, drop_fused_head, has_nan
-from abkd.lm._measures import Measures, check_metric
+from abkd.lm._hidden import (
+    Predictions,
+    add_head_call,
+    base_of,
+    call_with_head,
+    drop_fused_head,
+    found_at,
+    has_nan,
+)
+from abkd.lm._measures import METRICS, SHARE, Measures
 from abkd.lm._minillm import policy_loss
 from abkd.lm._objective import LANGUAGE_MODELLING, Objective, objective_loss
-from abkd.lm._pretraining import PlainText
-from abkd.lm._setup import Setup, checked_config, opened_cache
+from abkd.lm._plain_text import PlainText
+from abkd.lm._row_forms import as_dataset
+from abkd.lm._setup import Setup, checked_config, opened_cache, teacher_knowing
 from abkd.lm._student_text import StudentWriter
-from abkd.lm._teacher import BROKEN_TEACHER, base_of, found_at
-from abkd.lm._validation_texts import ROUGE_L
+from abkd.lm._teacher import BROKEN_TEACHER
 from abkd.lm.data._prepare import prepare
 from abkd.losses import Targets
 from abkd.storage import atomic_write_json, read_json
 
 _PLAIN_LENGTH = 512
 _STATE_FILE = "measures"
+_NOT_IN_CACHE = "the evaluation's rows are not in the teacher cache: it gives nll alone, also as its loss"
 
 
 class DistillationTrainer(EngineTrainer, SFTTrainer):
@@ -76,7 +84,7 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         InputError: models, data or settings that do not fit together; the message says which, and what to do.
     """
 
-    loss_is_scaled_for_ga = True
+    metrics = METRICS
     _tag_names = ["abkd"]  # noqa: RUF012 - TRL's attribute
     _name = "ABKD"
     _paper: dict[str, str] = {  # noqa: RUF012 - TRL's attribute
@@ -102,8 +110,8 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         pretrain_dataset: Any = None,
     ) -> None:
         args = checked_config(args)
-        if compute_metrics is None:
-            check_metric(args.select_by)
+        if args.select_by is not None:  # refused before anything loads
+            BestWeights.by(args.select_by, METRICS, None if compute_metrics is None else args.greater_is_better)
         train_dataset, eval_dataset = (
             as_dataset(train_dataset, "train_dataset"),
             as_dataset(eval_dataset, "eval_dataset"),
@@ -119,16 +127,15 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
             train_dataset=setup.train_dataset,
             eval_dataset=setup.eval_dataset,
             processing_class=setup.tokenizer,
-            compute_loss_func=None,
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
             peft_config=peft_config,
             select_by=args.select_by,
-            larger_is_better=True if args.select_by == ROUGE_L else args.greater_is_better,
+            larger_is_better=args.greater_is_better,
         )
         drop_fused_head(base_of(self.model), before)
-        self._config, self._parts = args, 1
+        self._config, self._batches_in_step, self._own_rows = args, 1, False
         self._measures = Measures(self)
         self._fit_out(setup, pretrain_dataset)
 
@@ -141,7 +148,9 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         if args.disable_dropout or self._policy is not None:  # whose ratio compares one student at two moments
             disable_dropout_in_model(cast("nn.Module", self.model))
         self.vocabulary, self.teacher = setup.teacher_of(self)
-        self._eval_teacher = setup.eval_teacher_of(self, self.eval_dataset)
+        self._own_eval_teacher = self._eval_teacher = teacher_knowing(self.eval_dataset, self.teacher)
+        if self._eval_teacher is not self.teacher:
+            setup.notes.append(_NOT_IN_CACHE)
         self._validation = setup.validation_writer_of(self)
         sampling = args.student_sampling()
         self._writer = None if sampling is None else StudentWriter(self, sampling, self._policy)
@@ -192,7 +201,7 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         if plain is None:
             return found
         # All batches of plain text have equally many tokens, so the mean of their means is the mean over tokens.
-        extra = self._config.pretrain_weight * self._plain_loss(model, plain) / self._parts
+        extra = self._config.pretrain_weight * self._plain_loss(model, plain) / self._batches_in_step
         return (found[0] + extra, found[1]) if return_outputs else found + extra
 
     def _plain_loss(self, model: Any, plain: Mapping[str, Any]) -> Tensor:
@@ -220,7 +229,7 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
 
     def prepare_batches(self, batches: list[Any]) -> list[Any]:
         """Let the student write its share of a step's batches, and add the plain text."""
-        self._parts = len(batches)
+        self._batches_in_step = len(batches)
         self._measures.clock.start()
         if self._writer is not None:
             batches = self._writer.prepare(batches)
@@ -258,23 +267,57 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
         See transformers' Trainer for the arguments, and `abkd.lm._metrics.comparison` for the metrics. On several
         ranks rows that fill up the last batch are left out, but for packed ones.
         """
-        own = eval_dataset is None
-        self._measures.begin_evaluation(metric_key_prefix, of_run=own)
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self._writer is not None and self.is_in_train and own and metric_key_prefix == "eval":
+        self._own_rows = own = eval_dataset is None and metric_key_prefix == "eval"
+        try:
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._own_rows = False
+        if self._writer is not None and self.is_in_train and own:
             self._writer.after_evaluation(metrics.get("eval_nll"))
         return metrics
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The batches of an evaluation; its rows decide whether a cached teacher can be asked."""
+        self._eval_teacher = self._own_eval_teacher
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            self._eval_teacher = teacher_knowing(eval_dataset, self.teacher)
+            if self._eval_teacher is not self.teacher and self.is_world_process_zero():
+                say(_NOT_IN_CACHE)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """The loop, with the trainer's own metrics beside those that a user computes."""
+        self._measures.begin_evaluation()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        found: dict[str, float] = {}
+        if self._own_rows and self._validation is not None:
+            self._measures.add_texts(*self._validation.score())
+        if self._own_rows and self._writer is not None and self.is_in_train:
+            found[SHARE] = self._writer.share
+        found |= self._measures.evaluated()
+        named = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        cast("dict[str, float]", output.metrics).update(named)
+        return output
+
     def validation_nll(self) -> float | None:
         """NLL (nats a token) of the present student on the validation rows; neither logged nor taken for a choice."""
-        self._measures.begin_evaluation("eval", of_run=True)
-        self.evaluation_loop(self.get_eval_dataloader(), "Validation", prediction_loss_only=True)
+        output = self.evaluation_loop(self.get_eval_dataloader(), "Validation", prediction_loss_only=True)
         self.callback_handler.on_predict(self.args, self.state, self.control, {})  # its progress bar is closed here
-        return self._measures.evaluated().get("nll")
+        return output.metrics.get("eval_nll")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the trainer's own metrics to a log line; in evaluation under the names that the evaluation has."""
-        self._measures.add_to(logs)
+        """Add what training measured to its log line."""
+        if "loss" in logs:
+            logs |= self._measures.trained()
+            if self._writer is not None:
+                logs[SHARE] = self._writer.share
         super().log(logs, start_time)
 
     def prediction_step(

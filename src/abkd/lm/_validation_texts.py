@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from abkd.errors import InputError, nearest
+from abkd.errors import InputError, check_keys
 from abkd.lm._decoding import Decoding
+from abkd.lm._generate import writing_student
+from abkd.lm.evaluation import RougeL, write_responses
 from abkd.lm.evaluation._evaluate import from_messages
+from abkd.lm.evaluation._responses import check_prompts
 
 ROUGE_L = "rouge_l"
 """The metric's name, for `select_by`."""
@@ -48,8 +51,6 @@ def check_validation_prompts(dataset: Any, settings: ValidationTexts, tokenizer:
     Raises:
         InputError: it cannot or has not.
     """
-    from abkd.lm.evaluation._responses import check_prompts
-
     column = "prompt" if "prompt" in dataset.column_names else "messages"
     prompts = list(dataset[column])[: settings.size]
     if column == "messages":
@@ -63,10 +64,7 @@ def validation_texts_of(settings: Mapping[str, Any]) -> ValidationTexts:
     Raises:
         InputError: an unknown key, or a value out of range.
     """
-    known = [field.name for field in fields(ValidationTexts)]
-    for key in settings:
-        if key not in known:
-            raise InputError(f"validation_texts.{key}: unknown key; {nearest(str(key), known)}")
+    check_keys(settings, [field.name for field in fields(ValidationTexts)], "validation_texts")
     return ValidationTexts(**settings)
 
 
@@ -87,8 +85,6 @@ class ValidationWriter:
     """
 
     def __init__(self, trainer: Any, dataset: Any, settings: ValidationTexts) -> None:
-        from abkd.lm.evaluation import RougeL
-
         self._trainer = trainer
         self._decoding = settings.decoding()
         self._rouge = RougeL()
@@ -97,17 +93,9 @@ class ValidationWriter:
 
     def score(self) -> tuple[float, int]:
         """The sum of ROUGE-L (0 to 100) over this rank's texts, and their number."""
-        from trl.models.utils import unwrap_model_for_generation
-
-        from abkd.lm._generate import kept_checkpointing
-        from abkd.lm.evaluation import write_responses
-
         trainer, args = self._trainer, self._trainer.args
         mine = self._pairs[args.process_index :: args.world_size]
-        with (
-            kept_checkpointing(trainer.model),
-            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as student,
-        ):
+        with writing_student(trainer) as student:
             found = write_responses(
                 student,
                 trainer.processing_class,

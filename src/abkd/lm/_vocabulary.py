@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abkd.errors import InputError
-from abkd.teachers._lm_cache_rows import vocabulary_of
+from abkd.teachers._token_rows import vocabulary_of
 
 _SHOWN = 3
 

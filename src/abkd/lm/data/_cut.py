@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from abkd.lm._data import ENDED
+from abkd.lm._row_forms import ENDED
 
 
 def without_false_ends(rows: Any, tokenizer: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from abkd.errors import needed
-from abkd.lm._data import (
+from abkd.lm._row_forms import (
     ENDED,
     can_mark_answers,
     check_columns,

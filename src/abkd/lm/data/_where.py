@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from abkd.engine import is_main, say
 from abkd.errors import InputError, nearest, needed
 from abkd.lm.data._files import Record, read_records
 from abkd.lm.data._layouts import is_question
@@ -200,5 +201,8 @@ def _split_of(loaded: Any, name: str, split: str) -> list[Record]:
         if wanted in loaded:
             return list(loaded[wanted])
     if len(loaded) == 1 and split == "test":
-        return list(next(iter(loaded.values())))
+        ((only, rows),) = loaded.items()
+        if is_main():
+            say(f"{name}: has only the split {only}, which is taken as test rows: were they trained on?")
+        return list(rows)
     raise InputError(f"{name}: no split for {split!r}; it has {', '.join(map(str, loaded))}")

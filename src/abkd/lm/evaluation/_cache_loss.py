@@ -11,13 +11,13 @@ from torch import Tensor
 
 from abkd.divergences import Divergence
 from abkd.errors import InputError
-from abkd.lm._hidden import Predictions, add_head_call, call_with_head
+from abkd.lm._batch import IGNORED, counted
+from abkd.lm._hidden import Predictions, add_head_call, call_with_head, found_at
 from abkd.lm._objective import head_loss
-from abkd.lm._teacher import found_at
 from abkd.losses import DenseTargets, Targets
 from abkd.losses._sparse import Tail
 from abkd.teachers import LmCache
-from abkd.teachers._lm_cache_rows import check_tokenised, padded, row_columns, row_of
+from abkd.teachers._token_rows import check_tokenised, padded, row_columns, row_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def cache_losses(
     batch_size: int = 4,
 ) -> list[CacheLoss]:
     """`cache_loss` for several divergences, each model run once."""
-    check_tokenised(dataset)
+    check_tokenised(dataset, "rows to measure a cache on")
     cache.check_teacher(teacher)
     add_head_call(student)
     student.eval()
@@ -90,7 +90,7 @@ def cache_losses(
     for start in range(0, len(rows), batch_size):
         part = rows.select(range(start, min(start + batch_size, len(rows))))
         batch = _batch([row_of(example) for example in part], student.device)
-        if bool((batch["labels"][:, 1:] != -100).any()):
+        if bool(counted(batch).any()):
             _compare(sums, cache, student, teacher, batch, divergences, {} if tail is None else {"tail": tail})
     if any(one.tokens == 0 for one in sums):
         raise InputError("no token of this data set counts (all labels are -100), so there is nothing to compare")
@@ -129,7 +129,7 @@ def _compare(
     options: dict[str, Any],
 ) -> None:
     """Add what a batch gives, from the live teacher and from the cache."""
-    keep = batch["labels"][:, 1:] != -100
+    keep = counted(batch)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     place = teacher.device
     with torch.no_grad():
@@ -160,8 +160,8 @@ def _value_and_gradient(
 
 
 def _batch(rows: list[Any], device: torch.device) -> dict[str, Tensor]:
-    ids, mask, counted = padded(rows)
-    labels = torch.full_like(ids, -100)
-    labels[:, 1:][counted] = ids[:, 1:][counted]
+    ids, mask, counts = padded(rows)
+    labels = torch.full_like(ids, IGNORED)
+    labels[:, 1:][counts] = ids[:, 1:][counts]
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     return {name: value.to(device) for name, value in batch.items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from abkd.errors import InputError
 from abkd.lm._metrics import entropy, kl
-from abkd.teachers._lm_cache_rows import check_tokenised, padded, row_columns, row_of, vocabulary_of
+from abkd.teachers._token_rows import check_tokenised, padded, row_columns, row_of, vocabulary_of
 
 _BLOCK = 256
 
@@ -26,14 +26,14 @@ def held_out(model: Any, dataset: Any, tokenizer: Any, *, teacher: Any = None, b
         batch_size: rows at a time.
 
     Returns:
-        `tokens`; in nats `nll` of the text and `entropy` of the model; with a teacher `forward_kl` (teacher to
-        student), `reverse_kl`, `teacher_nll`, `teacher_entropy`, and `agreement`, the share of tokens where both
-        hold the same token for the most probable.
+        `tokens`; in nats `nll` of the text and `student_entropy`, that of the model; with a teacher `forward_kl`
+        (teacher to student), `reverse_kl`, `teacher_nll`, `teacher_entropy`, and `agreement`, the share of tokens where
+        both hold the same token for the most probable.
 
     Raises:
         InputError: data that are not tokenised, or without a token that counts.
     """
-    check_tokenised(dataset)
+    check_tokenised(dataset, "held-out rows")
     if batch_size < 1:
         raise InputError(f"batch_size: expected a number of rows of at least 1, got {batch_size}")
     classes = vocabulary_of(tokenizer)
@@ -81,7 +81,7 @@ def _logits(model: Any, ids: Tensor, mask: Tensor, counted: Tensor) -> Tensor:
 
 def _measures(lq: Tensor, lp: Tensor | None, labels: Tensor) -> dict[str, Tensor]:
     """One value a token, from log-probabilities (N, V) of the model and of its teacher."""
-    found = {"nll": nn.functional.nll_loss(lq, labels, reduction="none"), "entropy": entropy(lq)}
+    found = {"nll": nn.functional.nll_loss(lq, labels, reduction="none"), "student_entropy": entropy(lq)}
     if lp is not None:
         found["forward_kl"] = kl(lp, lq)
         found["reverse_kl"] = kl(lq, lp)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from abkd.errors import InputError
 from abkd.lm._decoding import Decoding
-from abkd.lm._generate import check_lengths, end_tokens, pad_token, write_texts
+from abkd.lm._generate import check_lengths, end_tokens, pad_token, seeded, write_texts
 from abkd.lm.data import prompt_ids
-from abkd.teachers._lm_cache_rows import vocabulary_of
+from abkd.teachers._token_rows import vocabulary_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def write_responses(
         model: a causal language model, in whatever mode.
         tokenizer: its tokenizer.
         prompts: texts, or lists of messages for the chat template.
-        decoding: None is the published one.
+        decoding: None is the published one. Prompts are taken whole: its `max_prompt_length` is for `evaluate`.
         seed: of the sampling.
         batch_size: prompts at a time, padded on the left.
         progress: show a bar.
@@ -67,9 +65,7 @@ def write_responses(
     ends, pad = end_tokens(model, tokenizer), pad_token(tokenizer)
     vocabulary = vocabulary_of(tokenizer)
     found: list[Response] = []
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), tqdm(total=len(ids), unit="text", disable=not progress) as bar:
-        torch.manual_seed(seed)
+    with seeded(model.device, seed), tqdm(total=len(ids), unit="text", disable=not progress) as bar:
         for start in range(0, len(ids), batch_size):
             part = ids[start : start + batch_size]
             written = write_texts(model, part, decoding, pad=pad, ends=ends, vocabulary=vocabulary)

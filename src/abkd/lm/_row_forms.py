@@ -1,4 +1,4 @@
-"""What the trainer asks of its data before anything is computed."""
+"""The forms that rows of text may have, and what the trainer asks of them before anything is computed."""
 
 from __future__ import annotations
 

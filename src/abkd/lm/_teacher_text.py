@@ -8,17 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from abkd.engine import Report
 from abkd.errors import InputError
-from abkd.lm._data import ENDED, is_dialogue
-from abkd.lm._generate import check_lengths, end_tokens, pad_token, write_texts
+from abkd.lm._generate import check_lengths, end_tokens, pad_token, seeded, write_texts
+from abkd.lm._row_forms import ENDED, is_dialogue
 from abkd.lm._student_settings import Sampling
 from abkd.lm.data import prompt_ids
 from abkd.storage import atomic_write_json, read_json
 from abkd.teachers import fingerprint_of
-from abkd.teachers._lm_cache_rows import vocabulary_of
+from abkd.teachers._token_rows import vocabulary_of
 
 _SETTINGS_FILE = "settings.json"
 _HALF_LETTER = "\ufffd"  # what is left of a character whose other bytes were cut off
@@ -136,9 +134,7 @@ class TeacherText:
             raise InputError(f"{self._folder}: not all of the teacher's text is here: let the teacher finish it")
         ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
         ends = end_tokens(teacher, tokenizer)
-        devices = [teacher.device] if teacher.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(self._seed * 1_000_003 + number)
+        with seeded(teacher.device, self._seed * 1_000_003 + number):
             written = write_texts(
                 teacher,
                 ids,
@@ -174,8 +170,8 @@ def prompt_of(row: Mapping[str, Any]) -> Any:
     return messages[:last]
 
 
-def _row(prompt: Any, answer: Mapping[str, Any] | str) -> dict[str, Any]:
-    """A row of the data set; parts written before ends were noted hold texts alone."""
-    text, ended = (answer, True) if isinstance(answer, str) else (answer["text"], answer["ended"])
+def _row(prompt: Any, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the data set."""
+    text = answer["text"]
     completion = text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-    return {"prompt": prompt, "completion": completion, ENDED: ended}
+    return {"prompt": prompt, "completion": completion, ENDED: answer["ended"]}
