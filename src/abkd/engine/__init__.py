@@ -26,13 +26,15 @@ from abkd.engine._processes import (  # noqa: E402
 )
 from abkd.engine._progress import ProgressBar, ProgressCallback, Report  # noqa: E402
 from abkd.engine._result import RunResult  # noqa: E402
-from abkd.engine._run_folder import RunFolder  # noqa: E402
+from abkd.engine._run_folder import ANSWERS, TEACHER_TEXT, RunFolder  # noqa: E402
 from abkd.engine._runs import Measured, OpenRun, load_result, place_of, size_of  # noqa: E402
 from abkd.engine._schedule import Schedule, as_schedule, is_schedule  # noqa: E402
 from abkd.engine._settings import FromSettings  # noqa: E402
 from abkd.engine._trainer import EngineTrainer, TrainingError, in_own_precision  # noqa: E402
 
 __all__ = [
+    "ANSWERS",
+    "TEACHER_TEXT",
     "WAITED",
     "BestWeights",
     "EngineTrainer",

@@ -18,8 +18,11 @@ DATA_FILE = "data.json"
 _ENVIRONMENT = "environment.json"
 _CHECKPOINTS = "checkpoints"
 _SPLITS = ("train", "validation", "test", "pretrain")
-_FILES = (DATA_FILE, _ENVIRONMENT, "metrics.jsonl", "samples.json", "result.json")
-_FOLDERS = (_CHECKPOINTS, "answers", "teacher_text", "best", "last", "evaluation")
+_METRICS, _SAMPLES, _RESULT = "metrics.jsonl", "samples.json", "result.json"
+_BEST, _LAST, _EVALUATION = "best", "last", "evaluation"
+ANSWERS, TEACHER_TEXT = "answers", "teacher_text"
+_FILES = (DATA_FILE, _ENVIRONMENT, _METRICS, _SAMPLES, _RESULT)
+_FOLDERS = (_CHECKPOINTS, ANSWERS, TEACHER_TEXT, _BEST, _LAST, _EVALUATION)
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,37 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         """The log, one JSON object a line."""
-        return self.path / "metrics.jsonl"
+        return self.path / _METRICS
+
+    @property
+    def best(self) -> Path:
+        """The model of the best epoch."""
+        return self.path / _BEST
+
+    @property
+    def last(self) -> Path:
+        """The model of the last epoch."""
+        return self.path / _LAST
+
+    @property
+    def answers(self) -> Path:
+        """Responses that the teacher wrote to the rows."""
+        return self.path / ANSWERS
+
+    @property
+    def evaluation(self) -> Path:
+        """Texts of the test sets."""
+        return self.path / _EVALUATION
+
+    @property
+    def samples(self) -> Path:
+        """A few texts before and after."""
+        return self.path / _SAMPLES
 
     @property
     def result_path(self) -> Path:
         """What was measured; absent until the run is finished."""
-        return self.path / "result.json"
+        return self.path / _RESULT
 
     def holds_run(self) -> bool:
         """Whether a run was started here."""
@@ -164,7 +192,7 @@ class RunFolder:
         Raises:
             CorruptFileError: a file has changed, or is missing.
         """
-        for folder in (self.path / "best", self.path / "last"):
+        for folder in (self.best, self.last):
             if not folder.is_dir():
                 continue
             try:
@@ -210,7 +238,7 @@ class RunFolder:
         moved: dict[str, Any] = {**new}
         for key in ("name", "model"):
             place = moved.get(key)
-            if key in old and isinstance(place, str) and Path(place).resolve() in (own, own / "best"):
+            if key in old and isinstance(place, str) and Path(place).resolve() in (own, own / _BEST):
                 moved[key] = old[key]
         return {**settings, "teacher": moved}
 

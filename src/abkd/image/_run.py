@@ -176,8 +176,8 @@ def _tested(
         best = copy.deepcopy(student)
         best.load_state_dict(trainer.best.weights)
         models["best"] = best
-    save_model(student, run.path / "last")
-    save_model(best, run.path / "best")
+    save_model(student, run.last)
+    save_model(best, run.best)
     if not _has_samples(data.test):
         return Measured({})
     args = trainer.args

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from abkd.engine import ProgressBar, is_main, place_of, rank, ranks, say, wait
+from abkd.engine import TEACHER_TEXT, ProgressBar, is_main, place_of, rank, ranks, say, wait
 from abkd.errors import InputError, nearest, needed
 from abkd.lm._adapters import config_of, load_model, read_tokenizer
 from abkd.lm._methods import method_named
@@ -144,7 +144,7 @@ def load_parts(settings: LmRun, answers: Path, *, prompts: bool | None = None, p
         cache,
         pretrain,
         origin,
-        texts=answers.parent / "teacher_text",
+        texts=answers.parent / TEACHER_TEXT,
         compares=_compares(tokenizer, theirs, teacher),
     )
 

@@ -86,7 +86,7 @@ def run_lm(
         if parts is None:
             if settings.data.answers is not None:
                 run.begin()  # they are written into its folder
-            parts = load_parts(settings, run.folder.path / "answers", progress=progress is True and is_main())
+            parts = load_parts(settings, run.folder.answers, progress=progress is True and is_main())
         run.on_data(parts.fingerprints())
         if config.teacher_sampling() is not None:
             run.begin()  # likewise, unless its study keeps it
@@ -176,14 +176,14 @@ def _tested(
     differs = best is not None and bool(best.weights) and best.step != trainer.state.global_step
     tested: dict[str, dict[str, float]] = {}
     if differs and best is not None:
-        tested["last"] = on_main(lambda: _kept(trainer, model, judge, run.path / "last"))
+        tested["last"] = on_main(lambda: _kept(trainer, model, judge, run.last))
         model.load_state_dict(best.weights)
-    tested["best"] = on_main(lambda: _kept(trainer, model, judge, run.path / "best"))
+    tested["best"] = on_main(lambda: _kept(trainer, model, judge, run.best))
     if not differs:
         tested["last"] = dict(tested["best"])
-        on_main(lambda: _same(run.path / "best", run.path / "last"))
-    tested["best"] |= judge.texts(model, run.path / "evaluation")
-    on_main(lambda: _write_samples(judge.samples(model), run.path / "samples.json"))
+        on_main(lambda: _same(run.best, run.last))
+    tested["best"] |= judge.texts(model, run.evaluation)
+    on_main(lambda: _write_samples(judge.samples(model), run.samples))
     if start:
         tested["start"] = start
     teacher_nll = tested["best"].get("teacher_nll")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from abkd.divergences import AlphaBeta, Divergence, ReverseKL
-from abkd.engine import ProgressBar
+from abkd.engine import TEACHER_TEXT, ProgressBar
 from abkd.errors import InputError
 from abkd.lm._adapters import read_tokenizer, same_model
 from abkd.lm._config import DistillationConfig
@@ -278,7 +278,7 @@ class Setup:
         teacher: Any = self.teacher
         teacher.to(args.device)
         shared = args.teacher_text_folder
-        folder = Path(str(args.output_dir)) / "teacher_text" if shared is None else Path(shared)
+        folder = Path(str(args.output_dir)) / TEACHER_TEXT if shared is None else Path(shared)
         seed = args.seed if shared is None else 0
         batch = args.per_device_eval_batch_size
         text = TeacherText(teacher, tokenizer, sampling, folder, seed=seed, batch=batch)

@@ -13,7 +13,6 @@ from abkd.study._dry_run_lm import dry_run_lms
 from abkd.study._evaluate import evaluate_folder
 from abkd.study._evaluate_lm import evaluate_texts
 from abkd.study._folded import folded
-from abkd.study._folder import ANSWERS
 from abkd.study._image import ImagePlan, run_images
 from abkd.study._lm import LmPlan, quiet_libraries, run_lms
 from abkd.study._plan import StudyPlan
@@ -23,7 +22,6 @@ from abkd.study._study import StudyOptions, run_opened, run_study
 from abkd.study._table import print_table, rich_table, to_csv, to_markdown, write_reports
 
 __all__ = [
-    "ANSWERS",
     "Column",
     "Comparison",
     "Failure",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abkd.errors import InputError
-from abkd.study._folder import ANSWERS
 from abkd.study._lm import quiet_libraries
 from abkd.study._plan import Newest
 
@@ -34,7 +33,7 @@ def evaluate_lm_run(settings: Mapping[str, Any], run: Path, which: str, shared: 
         InputError: neither kind of rows, or a teacher, rows or answers that are no longer there or have changed.
         CorruptFileError: the saved model has changed since.
     """
-    from abkd.engine import place_of
+    from abkd.engine import ANSWERS, place_of
     from abkd.lm import LmRun, lm_config, load_model, load_parts
     from abkd.lm.data import tokenise
     from abkd.lm.evaluation import held_out

@@ -15,7 +15,6 @@ from abkd.study._compare import STARTED, open_folder
 from abkd.study._plan import TEACHER, StudyPlan
 from abkd.study._records import Planned
 
-ANSWERS = "answers"
 _BEFORE_ANY_RUN = (STARTED, "recipe.yaml", "environment.json")
 
 

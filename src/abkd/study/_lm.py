@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
-from abkd.study._folder import ANSWERS
 from abkd.study._plan import Newest, StudyPlan, Work
 from abkd.study._records import Column, Comparison
 from abkd.study._study import StudyOptions, run_study
@@ -72,6 +71,7 @@ class LmPlan(StudyPlan["LmRun"]):
 
     def work(self, place: Path, progress: bool) -> Work:
         """`run_lm`, with models and rows loaded once for all runs that name the same."""
+        from abkd.engine import ANSWERS
         from abkd.lm import METHODS, load_parts, run_lm
 
         quiet_libraries()
