@@ -203,9 +203,9 @@ def test_a_shared_teacher_gives_the_same_run(tmp_path, data, teacher_folder):
     assert shared.hits > 0
 
 
-def test_without_a_validation_split_the_last_epoch_is_taken(tmp_path):
+@pytest.mark.parametrize("training", [TRAINING, TRAINING | {"eval_strategy": "no"}], ids=["nothing said", "no"])
+def test_without_a_validation_split_the_last_epoch_is_taken(tmp_path, training):
     data = DataChoice("digits", {"train_size": 100, "validation": 0})
-    training = TRAINING | {"eval_strategy": "no"}
     result = run_image(ImageRun(STUDENT, data, "sft", training=training), tmp_path / "run", progress=False)
     assert "validation" not in result.metrics
     assert result.metrics["test"]["best"] == result.metrics["test"]["last"]

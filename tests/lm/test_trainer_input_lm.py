@@ -499,6 +499,15 @@ def test_which_rows_a_cache_knows_is_asked_anew_for_each_evaluation(
     assert "eval_divergence" not in trainer.evaluate(others)
     assert "not in the teacher cache: it gives nll alone" in capfd.readouterr().err
     assert trainer.evaluate()["eval_divergence"] > 0
+    assert "test_divergence" not in trainer.predict(tokenise(others, tokenizer, max_length=128)).metrics
+    assert "not in the teacher cache: it gives nll alone" in capfd.readouterr().err
+    assert trainer.predict(trainer.eval_dataset).metrics["test_divergence"] > 0
+    unknown = lm_toys.make_trainer(
+        tmp_path, tokenizer, trainer.model, None, teacher_cache=cache, train_dataset=rows, eval_dataset=others
+    )
+    unknown.evaluate()
+    unknown.evaluate()
+    assert capfd.readouterr().err.count("not in the teacher cache") == 1
     packed = {"packing": True, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "max_length": 256}
     whole = lm_toys.make_trainer(
         tmp_path, tokenizer, trainer.model, None, teacher_cache=cache, train_dataset=rows, eval_dataset=rows, **packed

@@ -229,7 +229,7 @@ class EngineTrainer(Trainer):
 
     def restore_progress(self) -> None:
         """Restore the sum of the losses since the last log, so that a resumed run logs the same numbers."""
-        if self._resumed is not None:
+        if self._resumed is not None and self.state.global_step < self.state.max_steps:
             self._tr_loss += self._resumed["loss_sum"]
             self._globalstep_last_logged = self._resumed["last_logged_step"]
 

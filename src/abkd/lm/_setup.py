@@ -189,12 +189,14 @@ class Setup:
                 fit the models.
         """
         student = base_of(trainer.model)
-        size = min(int(student.get_output_embeddings().weight.shape[0]), vocabulary_of(self.tokenizer))
+        size = int(student.get_output_embeddings().weight.shape[0])
         found = None
         if self.cache is not None:
             size, found = self._cached(size, trainer)
         elif self.teacher is not None:
             size, found = self._live(size, trainer)
+        else:
+            size = min(size, vocabulary_of(self.tokenizer))
         for name in ("train_dataset", "eval_dataset"):
             for part in parts_of(getattr(trainer, name)):
                 check_ids(part, name, self.tokenizer, size)
@@ -231,7 +233,8 @@ class Setup:
             )
         if size < cache.vocabulary:
             raise InputError(f"the student's head has {size} classes, the teacher cache {cache.vocabulary}")
-        cache.check_dataset(trainer.train_dataset)
+        if hasattr(trainer.train_dataset, "__len__"):  # a stream's rows are looked up as they come
+            cache.check_dataset(trainer.train_dataset)
         return cache.vocabulary, cache
 
     def _tell_tail(self) -> None:
@@ -347,12 +350,13 @@ def parts_of(dataset: Any) -> list[Any]:
 
 
 def teacher_knowing(dataset: Any, teacher: Any) -> Any:
-    """The teacher; None where it is a cache in which not all rows of the data are."""
+    """The teacher; None where it is a cache in which not all rows of the data are (of a stream they are not known)."""
     if isinstance(teacher, TeacherModel) or teacher is None:
         return teacher
     try:
         for part in parts_of(dataset):
-            teacher.check_dataset(part)
+            if hasattr(part, "__len__"):
+                teacher.check_dataset(part)
     except InputError:
         return None
     return teacher

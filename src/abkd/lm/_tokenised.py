@@ -38,8 +38,8 @@ def check_ids(dataset: Any, where: str, tokenizer: Any, classes: int) -> None:
     if largest >= classes:
         raise InputError(
             f"{where}: token {tokenizer.convert_ids_to_tokens(largest)!r} (id {largest}) is not among the {classes} "
-            "that student and teacher share: a token was added to one model alone. Leave it out of the data and the "
-            "chat template, add it to both models (model.resize_token_embeddings), or use method 'seqkd'"
+            "that tokenizer, student and teacher share: a token was added to one alone. Leave it out of the data and "
+            "the chat template, add it to both models (model.resize_token_embeddings), or use method 'seqkd'"
         )
 
 

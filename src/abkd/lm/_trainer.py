@@ -278,12 +278,20 @@ class DistillationTrainer(EngineTrainer, SFTTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The batches of an evaluation; its rows decide whether a cached teacher can be asked."""
-        self._eval_teacher = self._own_eval_teacher
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            self._eval_teacher = teacher_knowing(eval_dataset, self.teacher)
-            if self._eval_teacher is not self.teacher and self.is_world_process_zero():
-                say(_NOT_IN_CACHE)
+        own = eval_dataset is None or eval_dataset is self.eval_dataset or isinstance(eval_dataset, str)
+        self._eval_teacher = self._own_eval_teacher if own else self._teacher_for(eval_dataset)
         return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Likewise, of a prediction."""
+        self._eval_teacher = self._teacher_for(test_dataset)
+        return super().get_test_dataloader(test_dataset)
+
+    def _teacher_for(self, dataset: Any) -> Any:
+        found = teacher_knowing(dataset, self.teacher)
+        if found is not self.teacher and self.is_world_process_zero():
+            say(_NOT_IN_CACHE)
+        return found
 
     def evaluation_loop(
         self,

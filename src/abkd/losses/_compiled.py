@@ -86,7 +86,7 @@ def _compared(
     if divergence is None or type(divergence) in _numbers_needed:
         return _call((*layout, divergence), compare_rows, (student, teacher, scalars, divergence, form))
     tensors = _in_tensors(divergence, scalars)
-    key = (*layout, structure(divergence), tuple(tuple(value.shape) for _, value in tensors.tensors()))
+    key = (*layout, structure(tensors), tuple(tuple(value.shape) for _, value in tensors.tensors()))
     try:
         return _call(key, compare_rows, (student, teacher, scalars, tensors, form))
     except torch.OutOfMemoryError:

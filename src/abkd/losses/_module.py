@@ -97,6 +97,7 @@ class ABKDLoss(nn.Module):
             return loss
         if self.training:
             scale, found = measured_scale(student_logits, teacher_logits, self.divergence, None, self.temperature, mask)
+            found = found.to(self.batches.device)
             self.batches += found
             weight = (1 / self.batches).clamp(min=1 - _MOMENTUM)  # a plain mean at first, then a running one
             self.scale.lerp_(scale.to(self.scale), torch.where(found, weight, 0.0).to(self.scale))
