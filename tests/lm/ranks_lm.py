@@ -57,6 +57,7 @@ def main() -> None:
         found = {"weights": lm_toys.weights(trainer.accelerator.unwrap_model(trainer.model)), "chosen": chosen}
         torch.save({**found, "losses": losses, "metrics": trainer.final_metrics}, folder / f"{name}-{rank}.pt")
     torch.distributed.destroy_process_group()
+    os._exit(0)  # all is written: how the threads of native libraries end, once in many runs by an abort, is not asked
 
 
 if __name__ == "__main__":
