@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -56,8 +57,10 @@ def main() -> None:
         losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
         found = {"weights": lm_toys.weights(trainer.accelerator.unwrap_model(trainer.model)), "chosen": chosen}
         torch.save({**found, "losses": losses, "metrics": trainer.final_metrics}, folder / f"{name}-{rank}.pt")
+    del trainer
+    gc.collect()  # what still holds the process group goes before it
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-    os._exit(0)  # all is written: how the threads of native libraries end, once in many runs by an abort, is not asked
 
 
 if __name__ == "__main__":
