@@ -17,6 +17,8 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import AutoTokenizer
 
+from abkd.engine import leave
+
 RUNS: dict[str, dict[str, Any]] = {
     "abkd": {"optim": "sgd", "learning_rate": 0.5, "gradient_accumulation_steps": 2},
     "gkd": {"method": "gkd", "student_text": {"share": 0.5, "replay": 20, "max_new_tokens": 12}, "max_steps": 6},
@@ -65,7 +67,7 @@ def main() -> None:
     run(place, {**RESUMED, **spread})
     found["resumed"] = run(place, {**RESUMED, **spread}, resume=str(place / "checkpoint-2"))
     torch.save(found, folder / f"{stage}-{rank}.pt")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ import datasets
 import lm_toys
 import torch
 from transformers import AutoTokenizer
+
+from abkd.engine import leave
 
 RUNS: dict[str, dict[str, Any]] = {
     "abkd": {"optim": "sgd", "learning_rate": 0.5, "gradient_accumulation_steps": 2},
@@ -58,9 +59,9 @@ def main() -> None:
         found = {"weights": lm_toys.weights(trainer.accelerator.unwrap_model(trainer.model)), "chosen": chosen}
         torch.save({**found, "losses": losses, "metrics": trainer.final_metrics}, folder / f"{name}-{rank}.pt")
     del trainer
-    gc.collect()  # what still holds the process group goes before it
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave()
+    threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+    torch.save([name for name in threads if "gloo" in name], folder / f"threads-{rank}.pt")
 
 
 if __name__ == "__main__":

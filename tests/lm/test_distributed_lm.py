@@ -56,3 +56,8 @@ def test_ranks_agree_on_which_batches_the_student_writes(two: Path) -> None:
     assert first["chosen"] == second["chosen"]
     assert set(first["chosen"]) == {True, False}
     assert 0 <= first["metrics"]["eval_rouge_l"] <= 100
+
+
+def test_no_thread_of_the_group_outlives_it(two: Path) -> None:
+    """One that does may reach for the interpreter while it ends, which aborts."""
+    assert results(two, "threads") == [[], []]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Generator, Mapping
@@ -56,9 +57,15 @@ def join(training: Mapping[str, Any]) -> None:
 
 
 def leave() -> None:
-    """Take leave of the other processes, at the end of a program."""
+    """Take leave of the other processes, at the end of a program that holds no trainer any more.
+
+    Gloo's threads let go of the tensors of their last work when they come to it. Where the interpreter ends before,
+    the process aborts ("terminate called without an active exception", pytorch issue 190489). They end with their
+    group, and the group with the last of what holds it.
+    """
     if ranks() > 1 and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def alone(what: str) -> None:
