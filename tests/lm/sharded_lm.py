@@ -97,6 +97,5 @@ def _spread(model: Any) -> bool:
 
 if __name__ == "__main__":
     main()
-    # torch's gloo threads may abort while the interpreter ends (pytorch issue 190489); they end with their group,
-    # which DTensor's caches hold for ever
+    # gloo's threads may abort while the interpreter ends (pytorch issue 190489); after FSDP2 they outlive their group
     os._exit(0)

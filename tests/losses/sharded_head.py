@@ -46,6 +46,5 @@ for spread in (Shard(0), Replicate()):
 fully_shard(head)
 check(head.weight, head.bias)
 dist.destroy_process_group()
-# torch's gloo threads may abort while the interpreter ends (pytorch issue 190489); they end with their group, which
-# DTensor's caches hold for ever
+# gloo's threads may abort while the interpreter ends (pytorch issue 190489); after FSDP2 they outlive their group
 os._exit(0)
