@@ -112,6 +112,8 @@ def test_a_failing_run_gives_exit_code_1(run: Any, recipe: Path) -> None:
         (["compare", "r.yaml", "--methods", "kd,abdk"], "compare.methods.1"),
         (["compare", "r.yaml", "--seeds", "1,x"], "compare.seeds"),
         (["validate", "nowhere"], "no such file"),
+        (["validate", "method=kd"], "expected at least one recipe"),
+        (["validate", "r.yaml", "method=kdd"], "did you mean 'kd'"),
         (["eval", "."], "no finished run"),
         (["eval", "r.yaml", "--which", "first"], "first"),
         (["demo", "imag"], "'image'"),
@@ -135,6 +137,16 @@ def test_validate_prints_ok_or_every_fault(run: Any, recipe: Path) -> None:
     assert out == "r.yaml: ok\n"
     assert len(err.splitlines()) == 2
     assert all(line.startswith("bad.yaml: ") for line in err.splitlines())
+
+
+def test_validate_sets_values_in_every_recipe(run: Any, recipe: Path) -> None:
+    Path("a=b.yaml").write_text(recipe.read_text())
+    code, out, err = run("validate", "r.yaml", "seeds=[1,2]", "a=b.yaml")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["r.yaml: ok", "a=b.yaml: ok"]
+    code, out, err = run("validate", "r.yaml", "training.epochs=-1", "a=b.yaml")
+    assert (code, out) == (2, "")
+    assert [line.partition(": ")[2].partition(":")[0] for line in err.splitlines()] == ["training.epochs"] * 2
 
 
 def test_methods_as_table_and_as_json(run: Any) -> None:
