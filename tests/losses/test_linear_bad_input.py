@@ -12,6 +12,7 @@ from linear_toys import toy
 import abkd
 from abkd import AlphaBeta, ForwardKL, linear_divergence_loss
 from abkd.losses import DenseTargets, HiddenTargets, SparseTargets
+from abkd.losses._backend import Backend
 
 D = AlphaBeta(0.2, 0.7)
 
@@ -84,6 +85,19 @@ def test_a_backend_that_this_device_lacks(monkeypatch: pytest.MonkeyPatch) -> No
         toy().fused(D)
     monkeypatch.setenv("ABKD_BACKEND", "eager")
     toy().fused(D)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "triton"])
+def test_a_backend_that_this_call_lacks(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    t = toy()
+    sparse = SparseTargets.from_logits(t.teacher_logits, 4)
+    with pytest.raises(abkd.InputError, match=f"{backend}.*tiles of the vocabulary know no other path"):
+        t.fused(D, vocab_chunk_size=10, backend=backend)
+    with pytest.raises(abkd.InputError, match=f"{backend}.*sparse targets with tail='bucket' know no other path"):
+        t.fused(D, sparse, backend=backend)
+    monkeypatch.setenv("ABKD_BACKEND", backend)  # speaks of all calls, so these two give way
+    assert torch.equal(t.fused(D, vocab_chunk_size=10), t.fused(D, vocab_chunk_size=10, backend="eager"))
+    assert torch.equal(t.fused(D, sparse), t.fused(D, sparse, backend="eager"))
 
 
 def test_triton_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

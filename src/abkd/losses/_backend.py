@@ -36,14 +36,17 @@ def backend_for(
 ) -> tuple[str, Rows]:
     """The name and the function of the backend, from the argument, else the environment variable, else by itself.
 
-    `plain` says why this call runs in plain operations whatever is chosen, or is None.
+    `plain` says why this call can only run in plain operations, or is None. An argument that asks for something else is
+    then refused; the environment variable, which speaks of all calls, gives way.
 
     Raises:
-        InputError: an unknown name, or a backend that this device lacks, with what is missing.
+        InputError: an unknown name, or a backend that this call or this device lacks, with what is missing.
     """
     asked = requested if requested is not None else os.environ.get(VARIABLE, "auto")
     _checks.check_choice("backend" if requested is not None else f"environment variable {VARIABLE}", asked, BACKENDS)
-    if asked == "auto":
+    if plain and requested in ("compiled", "triton"):
+        raise InputError(f"backend {requested!r} cannot be had here: {plain}; use 'eager', or leave it out")
+    if plain or asked == "auto":
         name, reason = ("eager", plain) if plain else _choice(device, tokens * classes)
         _say(name, reason)
         return name, (_compiled_or_eager if name == "compiled" else eager_rows)

@@ -110,15 +110,16 @@ def linear_divergence_loss(
         vocab_chunk_size: classes in a tile, for vocabularies of which a block of tokens is too large: three sweeps,
             eight products, and only for a divergence that is a sum over classes.
         backend: "eager", "compiled", "triton" or "auto"; None for the environment variable ABKD_BACKEND, else "auto".
-            With vocab_chunk_size, and with sparse targets of any tail but "proportional", plain operations run
-            whatever it says.
+            With vocab_chunk_size, and with sparse targets of any tail but "proportional", there is "eager" alone,
+            whatever the variable says.
 
     Returns:
         Nats, in float32 (float64 for float64 hidden states): a scalar, or (...) with reduction "none".
 
     Raises:
         InfiniteDivergenceError: as in `divergence_loss`.
-        InputError: shapes, dtypes, devices, options or values that do not fit; NaN or +inf among the logits.
+        InputError: shapes, dtypes, devices, options or values that do not fit; a backend that this call or this device
+            lacks; NaN or +inf among the logits.
 
     Example:
         >>> import torch
@@ -271,7 +272,7 @@ def _checked_labels(labels: Tensor | None, ce_weight: float, lead: torch.Size, c
 
 
 def _never_compiled(sparse: SparseForm | None, vocab_chunk_size: int | None) -> str | None:
-    """What makes a call run in plain operations alone; None where the backend matters."""
+    """What leaves a call plain operations alone; None where the backend is free."""
     if vocab_chunk_size is not None:
         return "tiles of the vocabulary know no other path"
     if sparse is not None and sparse.tail != "proportional":
