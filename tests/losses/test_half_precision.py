@@ -122,7 +122,7 @@ def test_the_label_of_a_confident_student(
     walk: Any, dtype: torch.dtype, confidence: float, mean: float, kind: str
 ) -> None:
     if kind == "sparse" and "vocab_chunk_size" in walk:
-        return
+        pytest.skip("tiles serve no sparse targets")
     hidden, weight, labels = head(64, 500, 64, 0.3, dtype, confidence)
     z = (hidden @ weight.T).detach()
     q = torch.softmax(z.double(), -1)
@@ -133,9 +133,10 @@ def test_the_label_of_a_confident_student(
         "dense": DenseTargets(z),
         "sparse": SparseTargets.from_logits(z.float(), 20),
     }[kind]
+    tail = "proportional" if kind == "sparse" and walk == {"backend": "compiled"} else None  # the only one compiled
     loss = linear_divergence_loss(
         hidden, weight, targets, None if targets is None else ForwardKL(),
-        labels=labels, ce_weight=1.0, kd_weight=0.0 if targets is None else 1.0, **walk,
+        labels=labels, ce_weight=1.0, kd_weight=0.0 if targets is None else 1.0, tail=tail, **walk,
     )  # fmt: skip
     (loss * 256).backward()
     true = pulled_back(hidden, weight, 256 * slope)
